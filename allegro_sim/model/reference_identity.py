@@ -1,0 +1,110 @@
+"""The tensor track without per-edge tensors: an identity of Allegro's network, in plain NumPy float64.
+
+The second operand of every tensor product, A_i, belongs to the centre. So a layer is a linear map of the edge's tensor,
+
+    V_{k+1}[z,u,c] = sum_a V_k[z,u,a] M_k,i[u,a,c]
+    M_k,i[u,a,c] = sum_p w[u,p] sqrt(2 l_out + 1) sum_m W3j_p[a,m,c] A_i[u,m]
+
+and all V_k are linear in V_0. The network reads only the invariant column c = 0 of each product, hence
+
+    scal_k[z,u] = sum_m V_0[z,u,m] N_k,i[u,m] = sum_l w[z,u,l] sum_{m of l} Y[z,m] N_k,i[u,m]
+    N_k = M_0 M_1 ... M_k e_0,     e_0 the unit vector of the invariant component
+
+N_k is made from the right: L(L+1)/2 contractions per centre in all, none per edge, and no matrix M_k is ever formed.
+The direct form, one tensor per edge and layer, is `tensor_product_forward` in `reference_layers.py`; both agree to
+rounding. Letters as there: i centre, z edge, u channel, m component of the harmonics, a and c components of V_k and
+V_{k+1}.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from allegro_sim.model.description import Layer
+from allegro_sim.model.irreps import total_dim
+from allegro_sim.model.reference_layers import (
+    tensor_product_backward,
+    tensor_product_forward,
+    weighted_harmonics_backward,
+    weighted_harmonics_forward,
+)
+
+
+def contraction_forward(layer: Layer, vector: np.ndarray, environment: np.ndarray, l_max: int) -> np.ndarray:
+    """(M n)[i,u,a] = sum_c M[i,u,a,c] n[i,u,c]: (N, U, dim of irreps_out) -> (N, U, dim of irreps_in).
+
+    The couplings form a trilinear function of (V_k, A, V_{k+1}), and this is its derivative by V_k.
+    """
+    unused = np.zeros((*vector.shape[:2], total_dim(layer.irreps_in)))
+    return tensor_product_backward(vector, layer, unused, environment, l_max)[0]
+
+
+def contraction_backward(
+    grad_out: np.ndarray, layer: Layer, vector: np.ndarray, environment: np.ndarray, l_max: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(dE/dn (N, U, dim of irreps_out), dE/dA (N, U, M)) from dE/d(M n): the trilinear function's other derivatives."""
+    grad_vector = tensor_product_forward(layer, grad_out, environment, l_max)
+    _, grad_environment = tensor_product_backward(vector, layer, grad_out, environment, l_max)
+    return grad_vector, grad_environment
+
+
+def center_vector_forward(
+    layers: tuple[Layer, ...], environments: list[np.ndarray], l_max: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """N_k (N, U, M) of the last of the given layers 0..k, from A_0 .. A_k (each (N, U, M)).
+
+    Also returns, for the backward pass, the vectors M_j ... M_k e_0 for j = k + 1 (e_0 itself), k, ..., 1.
+    """
+    centers, channels = environments[0].shape[:2]
+    vector = np.zeros((centers, channels, total_dim(layers[-1].irreps_out)))
+    vector[:, :, 0] = 1.0
+    partial = []
+    for layer, environment in zip(reversed(layers), reversed(environments), strict=True):
+        partial.append(vector)
+        vector = contraction_forward(layer, vector, environment, l_max)
+    return vector, partial
+
+
+def center_vector_backward(
+    grad_vector: np.ndarray,
+    layers: tuple[Layer, ...],
+    environments: list[np.ndarray],
+    partial: list[np.ndarray],
+    l_max: int,
+) -> list[np.ndarray]:
+    """dE/dA_0 .. dE/dA_k, each (N, U, M), from dE/dN_k (N, U, M)."""
+    grad_environments = []
+    for layer, environment, vector in zip(layers, environments, reversed(partial), strict=True):
+        grad_vector, grad_environment = contraction_backward(grad_vector, layer, vector, environment, l_max)
+        grad_environments.append(grad_environment)
+    return grad_environments
+
+
+def invariants_forward(
+    tensor_weights: np.ndarray, harmonics: np.ndarray, center_vector: np.ndarray, centers: np.ndarray
+) -> np.ndarray:
+    """scal_k[z,u] = sum_m V_0[z,u,m] N_k[i(z),u,m]: (Z, U).
+
+    tensor_weights (Z, U, nir | 1) and harmonics (Z, M) make V_0; center_vector (N, U, M); centers (Z,).
+    """
+    tensors = weighted_harmonics_forward(tensor_weights, harmonics)
+    return (tensors * center_vector[centers]).sum(axis=2)
+
+
+def invariants_backward(
+    grad_invariants: np.ndarray,
+    tensor_weights: np.ndarray,
+    harmonics: np.ndarray,
+    center_vector: np.ndarray,
+    centers: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dE/dw (Z, U, nir | 1), dE/dY (Z, M), dE/dN_k (N, U, M)) from dE/dscal_k (Z, U).
+
+    dE/dN_k[i,u,m] = sum over the edges z of i of dscal_k[z,u] V_0[z,u,m]: per centre again.
+    """
+    tensors = weighted_harmonics_forward(tensor_weights, harmonics)
+    grad_center_vector = np.zeros_like(center_vector)
+    np.add.at(grad_center_vector, centers, grad_invariants[:, :, None] * tensors)
+    grad_tensors = grad_invariants[:, :, None] * center_vector[centers]
+    grad_weights, grad_harmonics = weighted_harmonics_backward(grad_tensors, tensor_weights, harmonics)
+    return grad_weights, grad_harmonics, grad_center_vector

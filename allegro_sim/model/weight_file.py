@@ -1,0 +1,297 @@
+"""The HDF5 weight file: one model, where it came from, and self-checks. The layout is in docs/weight-file.md."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from allegro_sim.errors import ModelFileError, OutputError
+from allegro_sim.model.consistency import find_inconsistency, named_arrays
+from allegro_sim.model.description import AllegroModel, BesselEmbedding, Layer, Mlp, SplineEmbedding, Zbl
+from allegro_sim.model.hdf5_fields import (
+    LIBRARY_VERSIONS,
+    FieldReader,
+    open_for_reading,
+    write_array,
+    write_attribute,
+    write_texts,
+)
+from allegro_sim.model.irreps import Irrep
+from allegro_sim.model.irreps import Path as TensorPath
+from allegro_sim.model.self_check import SelfCheck
+
+FORMAT = "allegro-sim-model"
+FORMAT_VERSION = 1
+
+_HYPERPARAMETERS: dict[str, type] = {
+    "generation": str,
+    "l_max": int,
+    "parity": bool,
+    "num_layers": int,
+    "num_scalar_features": int,
+    "num_tensor_features": int,
+    "individual_irreps": bool,
+    "trained_dtype": str,
+}
+_NOT_WEIGHTS = ("types/", "cutoffs", "zbl/", "environment_norms", "edge_sum_norms", "scales", "shifts")
+
+
+def save_model(
+    path: str | os.PathLike, model: AllegroModel, provenance: dict[str, str], self_checks: Sequence[SelfCheck]
+) -> None:
+    """Write a model file, replacing one of the same name; a reader sees the old file or the whole new one.
+
+    provenance: texts such as source file name, SHA-256, upstream versions, date, licence. Raises ModelFileError when
+    the parts of the model do not fit together, OutputError when the file cannot be written.
+    """
+    path = Path(path)
+    problem = find_inconsistency(model)
+    if problem is not None:
+        raise ModelFileError(f"{path}: the model cannot be saved: {problem}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with h5py.File(temporary, "w", libver=LIBRARY_VERSIONS) as file:
+            _write_model(file, model)
+            group = file.create_group("provenance")
+            for key, text in provenance.items():
+                write_texts(group, key, [text])
+            for index, check in enumerate(self_checks):
+                _write_self_check(file.create_group(f"self_checks/{index}"), check)
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(f"{path}: the model file cannot be written: {reason}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_model(path: str | os.PathLike) -> AllegroModel:
+    """Read a model file. Raises ModelFileError that says what is wrong: missing, not HDF5, truncated, of another format
+    or a newer version, damaged (checksums), a field missing, or shapes that do not fit together."""
+    path = Path(path)
+    with open_for_reading(path) as file:
+        reader = _checked_reader(path, file)
+        model = _read_model(reader)
+    problem = find_inconsistency(model)
+    if problem is not None:
+        raise ModelFileError(f"{path}: {problem}. Import the model again.")
+    return model
+
+
+def read_provenance(path: str | os.PathLike) -> dict[str, str]:
+    """Where the model came from: the texts given to `save_model`. Raises ModelFileError."""
+    path = Path(path)
+    with open_for_reading(path) as file:
+        group = _checked_reader(path, file).group("provenance")
+        return {key: group.texts(key)[0] for key in group.names()}
+
+
+def read_self_checks(path: str | os.PathLike) -> list[SelfCheck]:
+    """Structures with the results a right evaluation gives; empty where none were saved. Raises ModelFileError."""
+    path = Path(path)
+    with open_for_reading(path) as file:
+        reader = _checked_reader(path, file)
+        if not reader.has("self_checks"):
+            return []
+        group = reader.group("self_checks")
+        return [_read_self_check(group.group(name)) for name in sorted(group.names(), key=int)]
+
+
+def summary(model: AllegroModel) -> dict:
+    """What a user wants to know of a model, as values JSON can hold; lengths in Å, masses in Da, energies in eV."""
+    bessel = isinstance(model.radial, BesselEmbedding)
+    return {
+        "generation": model.generation,
+        "type_names": list(model.type_names),
+        "atomic_numbers": [int(number) for number in model.atomic_numbers],
+        "masses": [float(mass) for mass in model.masses],
+        "cutoffs": model.cutoffs.tolist(),
+        "r_max": float(model.cutoffs.max()),
+        "num_weights": count_weights(model),
+        "trained_dtype": model.trained_dtype,
+        "l_max": model.l_max,
+        "parity": model.parity,
+        "num_layers": model.num_layers,
+        "num_scalar_features": model.num_scalar_features,
+        "num_tensor_features": model.num_tensor_features,
+        "individual_irreps": model.individual_irreps,
+        "radial_embedding": "bessel" if bessel else "spline",
+        "activations": {
+            "embed_mlp": model.embed_mlp.activation,
+            "latent": sorted({layer.latent.activation for layer in model.layers}),
+            "readout": model.readout.activation,
+        },
+        "num_paths": [len(layer.paths) for layer in model.layers],
+        "irreps": [" ".join(map(str, layer.irreps_in)) for layer in model.layers],
+        "zbl": model.zbl is not None,
+        "scales": [float(scale) for scale in model.scales],
+        "shifts": [float(shift) for shift in model.shifts],
+    }
+
+
+def count_weights(model: AllegroModel) -> int:
+    """Number of weights of the network itself, as folded: without types, cutoffs, norms, scales and shifts."""
+    return sum(array.size for name, array, _ in named_arrays(model) if not name.startswith(_NOT_WEIGHTS))
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _write_model(file: h5py.File, model: AllegroModel) -> None:
+    write_attribute(file, "format", FORMAT)
+    write_attribute(file, "format_version", FORMAT_VERSION)
+    for name in _HYPERPARAMETERS:
+        write_attribute(file, name, getattr(model, name))
+    write_texts(file, "types/names", model.type_names)
+    for name, array, _ in named_arrays(model):
+        write_array(file, name, array)
+    radial = file["radial"]
+    if isinstance(model.radial, BesselEmbedding):
+        write_attribute(radial, "kind", "bessel")
+        write_attribute(radial, "cutoff_exponent", model.radial.cutoff_exponent)
+    else:
+        write_attribute(radial, "kind", "spline")
+        write_attribute(radial, "span", model.radial.span)
+    write_attribute(file["embed_mlp"], "activation", model.embed_mlp.activation)
+    write_attribute(file["readout"], "activation", model.readout.activation)
+    for k, layer in enumerate(model.layers):
+        group = file[f"layers/{k}"]
+        write_attribute(group, "irreps_in", " ".join(map(str, layer.irreps_in)))
+        write_attribute(group, "irreps_out", " ".join(map(str, layer.irreps_out)))
+        write_array(group, "paths", np.array([(path.first, path.second, path.out) for path in layer.paths], np.int64))
+        write_attribute(group["latent"], "activation", layer.latent.activation)
+    if model.zbl is not None:
+        write_attribute(file["zbl"], "coulomb", model.zbl.coulomb)
+        write_attribute(file["zbl"], "cutoff_exponent", model.zbl.cutoff_exponent)
+    write_texts(file, "hyperparameters", [json.dumps(model.hyperparameters, sort_keys=True, default=str)])
+
+
+def _write_self_check(group: h5py.Group, check: SelfCheck) -> None:
+    write_attribute(group, "source", check.source)
+    write_attribute(group, "energy", float(check.energy))
+    for name in ("positions", "pbc", "types", "energies", "forces", "virial"):
+        write_array(group, name, getattr(check, name))
+    if check.cell is not None:
+        write_array(group, "cell", check.cell)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _checked_reader(path: Path, file: h5py.File) -> FieldReader:
+    """The file's root, after its format and version were found to be ours."""
+    reader = FieldReader(path, file)
+    if not reader.has_attribute("format") or reader.attribute("format", str) != FORMAT:
+        raise ModelFileError(
+            f"{path}: an HDF5 file, but of another format: it has no attribute 'format' = '{FORMAT}'. "
+            "Give a model made by `allegro-tools import`."
+        )
+    version = reader.attribute("format_version", int)
+    if version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: model format version {version}, newer than version {FORMAT_VERSION} that this allegro-sim "
+            "reads. Update allegro-sim, or import the model again with this one."
+        )
+    return reader
+
+
+def _read_model(reader: FieldReader) -> AllegroModel:
+    hyperparameters = {name: reader.attribute(name, kind) for name, kind in _HYPERPARAMETERS.items()}
+    num_layers = hyperparameters.pop("num_layers")
+    types = reader.group("types")
+    layers = reader.group("layers")
+    return AllegroModel(
+        **hyperparameters,
+        type_names=types.texts("names"),
+        atomic_numbers=types.array("atomic_numbers", np.int64),
+        masses=types.array("masses"),
+        cutoffs=reader.array("cutoffs"),
+        radial=_read_radial(reader.group("radial")),
+        embed_mlp=_read_mlp(reader.group("embed_mlp")),
+        tensor_linear=reader.array("tensor_linear"),
+        first_projection=reader.array("first_projection"),
+        layers=tuple(_read_layer(layers.group(str(k))) for k in range(num_layers)),
+        readout=_read_mlp(reader.group("readout")),
+        environment_norms=reader.array("environment_norms"),
+        edge_sum_norms=reader.array("edge_sum_norms"),
+        scales=reader.array("scales"),
+        shifts=reader.array("shifts"),
+        zbl=_read_zbl(reader.group("zbl")) if reader.has("zbl") else None,
+        hyperparameters=_read_hyperparameters(reader),
+    )
+
+
+def _read_hyperparameters(reader: FieldReader) -> dict:
+    try:
+        return json.loads(reader.texts("hyperparameters")[0])
+    except ValueError as error:
+        raise ModelFileError(f"{reader.path}: '/hyperparameters' is not JSON text ({error}).") from error
+
+
+def _read_radial(reader: FieldReader) -> BesselEmbedding | SplineEmbedding:
+    kind = reader.attribute("kind", str)
+    if kind == "spline":
+        return SplineEmbedding(reader.array("weights"), reader.attribute("span", int))
+    if kind != "bessel":
+        raise ModelFileError(
+            f"{reader.path}: radial embedding of kind '{kind}' is not known; expected bessel or spline."
+        )
+    return BesselEmbedding(
+        frequencies=reader.array("frequencies"),
+        cutoff_exponent=reader.attribute("cutoff_exponent", float),
+        center_types=reader.array("center_types"),
+        neighbor_types=reader.array("neighbor_types"),
+        basis_linear=reader.array("basis_linear"),
+    )
+
+
+def _read_mlp(reader: FieldReader) -> Mlp:
+    count = len(reader.names())
+    return Mlp(tuple(reader.array(str(n)) for n in range(count)), reader.attribute("activation", str))
+
+
+def _read_layer(reader: FieldReader) -> Layer:
+    try:
+        irreps_in, irreps_out = (
+            tuple(Irrep.parse(text) for text in reader.attribute(name, str).split())
+            for name in ("irreps_in", "irreps_out")
+        )
+    except ValueError as error:
+        raise ModelFileError(f"{reader.path}: irreps of '{reader.name}': {error}.") from error
+    paths = reader.array("paths", np.int64)
+    if paths.ndim != 2 or paths.shape[1] != 3:
+        raise ModelFileError(f"{reader.path}: '{reader.name}/paths' has shape {paths.shape}; expected (paths, 3).")
+    return Layer(
+        irreps_in=irreps_in,
+        irreps_out=irreps_out,
+        paths=tuple(TensorPath(*map(int, row)) for row in paths),
+        path_weights=reader.array("path_weights"),
+        latent=_read_mlp(reader.group("latent")),
+    )
+
+
+def _read_zbl(reader: FieldReader) -> Zbl:
+    return Zbl(
+        reader.array("atomic_numbers"), reader.attribute("coulomb", float), reader.attribute("cutoff_exponent", float)
+    )
+
+
+def _read_self_check(reader: FieldReader) -> SelfCheck:
+    return SelfCheck(
+        positions=reader.array("positions"),
+        cell=reader.array("cell") if reader.has("cell") else None,
+        pbc=reader.array("pbc", np.bool_),
+        types=reader.array("types", np.int64),
+        energy=reader.attribute("energy", float),
+        energies=reader.array("energies"),
+        forces=reader.array("forces"),
+        virial=reader.array("virial"),
+        source=reader.attribute("source", str),
+    )

@@ -1,0 +1,1 @@
+"""Kernels for the CPU: Numba, compiled once per machine and cached."""

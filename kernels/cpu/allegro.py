@@ -1,0 +1,144 @@
+"""Energies, forces and virials of whole centres: an Allegro model, forward and backward, one chunk of edges at a time.
+
+Nothing here is as long as the list of edges: a chunk holds the edges of a run of centres, as many as keep its features in a core's own cache,
+and goes through the whole model before the next one starts. Threads take chunks in turn from a shared counter; since everything summed
+over centres is summed in integers, it does not matter which thread takes which.
+
+Order of a chunk: gather -> radial basis, harmonics -> embedding -> for each layer: tensor track, latent MLP -> readout -> energies;
+then the same steps backward, down to dE/dr of each edge -> fixed-point forces.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .compilation import kernel
+from .edges import Edges, add_forces, edge_gradients, gather
+from .harmonics import harmonics
+from .network import run_program
+from .radial import BESSEL, bessel_basis, polynomial_cutoff, spline_basis, zbl
+from .simd import fetch_add
+from .tensor_track import TensorTrack, tensor_backward, tensor_forward
+
+
+class Network(NamedTuple):
+    """Constants of a model, as the kernels read them. F: the features' dtype."""
+
+    cutoffs: np.ndarray  # float64 (nt, nt), Å
+    radial_kind: int  # radial.BESSEL or radial.SPLINE
+    frequencies: np.ndarray  # float64 (num_bessels,)
+    spline_span: float
+    cutoff_exponent: float
+    harmonic_norms: np.ndarray  # float64 (l_max + 1, l_max + 1)
+    weights: np.ndarray  # F, all matrices of the programs
+    buffers: np.ndarray  # int64 (buffers, 3), see network.py
+    programs: np.ndarray  # int64 (steps, columns), all programs one after the other
+    program_starts: np.ndarray  # int64 (2 (L + 1) + 1,): forward 0 .. L, then backward L .. 0
+    environment_norms: np.ndarray  # F (nt,), 1/sqrt(N_avg)
+    seeds: np.ndarray  # F (nt, width): dE_i/d(what the readout sums over edges)
+    energy_weights: np.ndarray  # float64 (width,): the readout's last linear layer
+    energy_factors: np.ndarray  # float64 (nt,): scale times norm of the sum over edges
+    shifts: np.ndarray  # float64 (nt,), eV
+    has_zbl: int  # 1 where there is a repulsion
+    zbl_numbers: np.ndarray  # float64 (nt,)
+    zbl_coulomb: float  # eV Å
+    zbl_exponent: float
+
+
+class Workspace(NamedTuple):
+    """Scratch of one thread, allocated once."""
+
+    features: np.ndarray  # F, all buffers of the edges
+    centers: np.ndarray  # F, track.block elements for each centre of a chunk
+    totals: np.ndarray  # float64 (max_centers, width)
+
+
+@kernel
+def evaluate_chunk(network, track, workspace, edges, atoms, sums, first_center, last_center, want_virial, want_atom_virials):
+    """One chunk: the centres first_center .. last_center."""
+    count = gather(edges, atoms, network.cutoffs, first_center, last_center)
+    num_centers = last_center - first_center
+    features, centers = workspace.features, workspace.centers
+    num_layers = len(track.environment_at)
+    starts = network.program_starts
+
+    if network.radial_kind == BESSEL:
+        polynomial_cutoff(edges.cutoff, edges.cutoff_slopes, edges.x, network.cutoff_exponent, count)
+        bessel_basis(
+            edges.basis, edges.basis_slopes, network.frequencies, edges.cutoff, edges.cutoff_slopes, edges.x, count
+        )
+    else:
+        spline_basis(edges.basis, edges.basis_slopes, network.spline_span, edges.x, count)
+    harmonics(edges.harmonics, edges.harmonic_slopes, edges.scratch, edges.units, network.harmonic_norms, count)
+    repulsion(network, edges, count)
+
+    # Program n <= L is the forward one before layer n, program 2 L + 1 - n its backward; tensor products stand in between.
+    workspace.totals[:num_centers] = 0.0
+    for stage in range(2 * (num_layers + 1)):
+        if 0 < stage <= num_layers:
+            tensor_forward(track, stage - 1, features, centers, network.environment_norms, edges, num_centers)
+        elif stage > num_layers + 1:
+            layer = 2 * num_layers + 1 - stage
+            tensor_backward(
+                track, layer, num_layers - 1, features, centers, network.environment_norms, edges, num_centers
+            )
+        run_program(
+            network.programs[starts[stage] : starts[stage + 1]], network.buffers, features, network.weights,
+            network.seeds, edges, workspace.totals, count,
+        )  # fmt: skip
+
+    energies(network, workspace, edges, atoms, first_center, num_centers)
+    edge_gradients(edges, features, track.harmonic_gradient[0], track.harmonic_gradient[1], count)
+    add_forces(sums, edges, atoms, first_center, num_centers, want_virial, want_atom_virials)
+
+
+@kernel
+def repulsion(network, edges, count):
+    """ZBL energies and slopes of the chunk's edges; zeros where the model has none."""
+    if network.has_zbl == 0:
+        edges.pair_energies[:count] = 0.0
+        edges.pair_slopes[:count] = 0.0
+        return
+    num_types = len(network.cutoffs)
+    for z in range(count):
+        edges.numbers[0, z] = network.zbl_numbers[edges.center_types[z]]
+        edges.numbers[1, z] = network.zbl_numbers[edges.pairs[z] - num_types * edges.center_types[z]]
+    polynomial_cutoff(edges.cutoff, edges.cutoff_slopes, edges.x, network.zbl_exponent, count)
+    zbl(
+        edges.pair_energies, edges.pair_slopes, edges.lengths, edges.cutoff, edges.cutoff_slopes, edges.inverse_cutoffs,
+        edges.numbers[0], edges.numbers[1], network.zbl_coulomb, count,
+    )  # fmt: skip
+
+
+@kernel
+def energies(network, workspace, edges, atoms, first_center, num_centers):
+    """E_i = shift + factor sum_s energy_weights[s] sum_z readout[z, s] + repulsion (overwrites `atoms.energies`)."""
+    for number in range(num_centers):
+        i = first_center + number
+        center_type = atoms.types[i]
+        total = 0.0
+        for s in range(len(network.energy_weights)):
+            total += network.energy_weights[s] * workspace.totals[number, s]
+        pairs = 0.0
+        for z in range(edges.first[number], edges.first[number + 1]):
+            pairs += edges.pair_energies[z]
+        energy = (network.shifts[center_type] + network.energy_factors[center_type] * total) + pairs
+        atoms.energies[i] = energy
+        atoms.faults[i] = 0 if np.isfinite(energy) else 1
+
+
+@kernel
+def work(network, track, workspace, edges, atoms, sums, chunks, num_chunks, counter, want_virial, want_atom_virials):
+    """What each thread runs: take the next chunk until there is none. counter: int64 (1,), shared, zero at the start."""
+    while True:
+        n = fetch_add(counter, 1)
+        if n >= num_chunks:
+            return
+        evaluate_chunk(
+            network, track, workspace, edges, atoms, sums, chunks[n], chunks[n + 1], want_virial, want_atom_virials
+        )
+
+
+__all__ = ["Edges", "Network", "TensorTrack", "Workspace", "work"]

@@ -1,0 +1,80 @@
+"""Half-steps of the integrators, and the sums over atoms that observables are made of.
+
+Every statement acts on one atom alone, without fused multiply-add, or adds integers: the bits do not depend on ranks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .compilation import kernel
+from .fixed_point import add_to_words
+from .philox import PURPOSE_LANGEVIN, three_normals
+
+
+@kernel
+def kick(velocities, forces, types, factors, count):
+    """v += factor[t] F (accumulates). velocities: float64 (C, 3), Å/fs; forces: int64 (C, 3), fixed point.
+
+    factors: float64 (nt,), Å/fs per fixed-point unit of force; the first `count` rows are moved.
+    """
+    for i in range(count):
+        factor = factors[types[i]]
+        for c in range(3):
+            velocities[i, c] += factor * np.float64(forces[i, c])
+
+
+@kernel
+def drift(positions, velocities, timestep, count):
+    """x += dt v (accumulates). positions: float64 (C, 3), Å; velocities: float64 (C, 3), Å/fs; timestep: fs."""
+    for i in range(count):
+        for c in range(3):
+            positions[i, c] += timestep * velocities[i, c]
+
+
+@kernel
+def langevin_drift(positions, velocities, types, ids, half_timestep, decay, noises, seed, step, count):
+    """The middle of BAOAB: half a drift, friction and noise v = decay v + noise[t] R, half a drift (accumulates).
+
+    positions, velocities: float64 (C, 3); types: int32 (C,); ids: int64 (C,); noises: float64 (nt,), Å/fs.
+    """
+    for i in range(count):
+        noise = noises[types[i]]
+        normals = three_normals(seed, step, ids[i], PURPOSE_LANGEVIN)
+        for c in range(3):
+            positions[i, c] += half_timestep * velocities[i, c]
+            velocities[i, c] = decay * velocities[i, c] + noise * normals[c]
+            positions[i, c] += half_timestep * velocities[i, c]
+
+
+@kernel
+def kinetic_sums(energy_words, momentum_words, velocities, types, masses, energy_unit, count):
+    """Kinetic energy by type and total momentum, as two-word sums (overwrites).
+
+    energy_words: int64 (nt, 2) OUTPUT, eV; momentum_words: int64 (3, 2) OUTPUT, Da Å/fs; velocities: float64 (C, 3),
+    Å/fs; masses: float64 (nt,), Da; energy_unit: eV per Da (Å/fs)². Returns False if a term is not finite or too large.
+    """
+    energy_words[:] = 0
+    momentum_words[:] = 0
+    good = True
+    for i in range(count):
+        mass = masses[types[i]]
+        x, y, z = velocities[i, 0], velocities[i, 1], velocities[i, 2]
+        energy = 0.5 * energy_unit * mass * ((x * x + y * y) + z * z)
+        good = add_to_words(energy_words[types[i]], energy) and good
+        for c in range(3):
+            good = add_to_words(momentum_words[c], mass * velocities[i, c]) and good
+    return good
+
+
+@kernel
+def count_far_moves(before, after, limit, count):
+    """Number of atoms farther than `limit` (Å) from where they were, or at no finite place. before, after: (C, 3)."""
+    far = 0
+    for i in range(count):
+        x = after[i, 0] - before[i, 0]
+        y = after[i, 1] - before[i, 1]
+        z = after[i, 2] - before[i, 2]
+        if not ((x * x + y * y) + z * z <= limit * limit):
+            far += 1
+    return far

@@ -1,0 +1,90 @@
+"""Radial functions of an edge's length and their derivatives: Bessel and spline bases, and the ZBL repulsion.
+
+All in float64, over arrays of a chunk's edges; results of the bases are cast to the features' dtype. x = d / cutoff. Rows of a
+two-dimensional array (rows, ld) hold one quantity of all edges.
+"""
+
+from __future__ import annotations
+
+import math
+
+from .compilation import kernel
+from .elementary import exp, log, sincospi
+
+BESSEL, SPLINE = range(2)
+
+
+@kernel
+def polynomial_cutoff(values, slopes, x, exponent, count):
+    """u_p(x) = 1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2), zero from x = 1 on, and du/dx (overwrites).
+
+    values, slopes, x: float64 (count,); exponent: p >= 2. Gasteiger et al., arXiv:2003.03123, eq. 8.
+    """
+    p = exponent
+    a, b, c = 0.5 * (p + 1.0) * (p + 2.0), p * (p + 2.0), 0.5 * p * (p + 1.0)
+    for z in range(count):
+        y = x[z]
+        below = exp((p - 1.0) * log(y))  # x^(p-1)
+        power = below * y
+        inside = y < 1.0
+        values[z] = 1.0 - power * (a - y * (b - y * c)) if inside else 0.0
+        slopes[z] = -p * a * below * (1.0 - y) * (1.0 - y) if inside else 0.0
+
+
+@kernel
+def bessel_basis(basis, slopes, frequencies, cutoff, cutoff_slopes, x, count):
+    """b_n(x) = w_n sinc(w_n x) u(x), sinc(y) = sin(pi y) / (pi y), and db_n/dx (overwrites).
+
+    basis, slopes: float (num_bessels, >= count) OUTPUT; frequencies: float64 (num_bessels,) w_n; cutoff, cutoff_slopes: u and
+    du/dx; x: float64 (count,). Gasteiger et al., arXiv:2003.03123, eq. 7 (without its normalisation).
+    """
+    for n in range(len(frequencies)):
+        w = frequencies[n]
+        for z in range(count):
+            sine, cosine = sincospi(w * x[z])
+            wave = sine / (math.pi * x[z])
+            wave_slope = (w * cosine - wave) / x[z]
+            basis[n, z] = wave * cutoff[z]
+            slopes[n, z] = wave_slope * cutoff[z] + wave * cutoff_slopes[z]
+
+
+@kernel
+def spline_basis(basis, slopes, span, x, count):
+    """B_m(x) = (1 - cos(2 pi (x - lower_m) / width))^2 / 4 on its support, and dB_m/dx (overwrites).
+
+    basis, slopes: float (num_splines, >= count) OUTPUT; lower_m = (m - span) / num_splines, width = (span + 1) / num_splines;
+    x: float64 (count,).
+    """
+    num_splines = len(basis)
+    width = (span + 1.0) / num_splines
+    for m in range(num_splines):
+        lower = (m - span) / num_splines
+        for z in range(count):
+            inside = min(max(x[z], lower), lower + width) - lower
+            sine, cosine = sincospi(2.0 * (inside / width))
+            basis[m, z] = 0.25 * (1.0 - cosine) * (1.0 - cosine)
+            slopes[m, z] = (math.pi / width) * (1.0 - cosine) * sine
+
+
+@kernel
+def zbl(energies, slopes, lengths, cutoff, cutoff_slopes, inverse_cutoffs, first_numbers, second_numbers, coulomb, count):
+    """Universal repulsion, half of it given to each atom of the pair: e = K Z_i Z_j / (2 d) psi(q) u(x).
+
+    q = (Z_i^0.23 + Z_j^0.23) d / 0.46850, psi = sum_k c_k exp(-a_k q); energies eV and slopes de/dd eV/Å (overwrites); lengths d
+    Å; cutoff, cutoff_slopes: u and du/dx with its own exponent; inverse_cutoffs: dx/dd; first_numbers, second_numbers: Z_i, Z_j; all
+    float64 (count,). coulomb: K, eV Å. Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Solids (1985).
+    """
+    for z in range(count):
+        d = lengths[z]
+        scale = (exp(0.23 * log(first_numbers[z])) + exp(0.23 * log(second_numbers[z]))) / 0.46850
+        q = scale * d
+        e0 = 0.02817 * exp(-0.20162 * q)
+        e1 = 0.28022 * exp(-0.40290 * q)
+        e2 = 0.50986 * exp(-0.94229 * q)
+        e3 = 0.18175 * exp(-3.19980 * q)
+        psi = (e0 + e1) + (e2 + e3)
+        psi_slope = -scale * ((0.20162 * e0 + 0.40290 * e1) + (0.94229 * e2 + 3.19980 * e3))
+        strength = 0.5 * coulomb * first_numbers[z] * second_numbers[z] / d
+        energies[z] = strength * psi * cutoff[z]
+        through_cutoff = psi * cutoff_slopes[z] * inverse_cutoffs[z]
+        slopes[z] = strength * ((psi_slope - psi / d) * cutoff[z] + through_cutoff)

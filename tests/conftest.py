@@ -1,0 +1,128 @@
+"""Options, marks and fixtures shared by all tests.
+
+Modules in tests/support/ are imported as `from support import NAME`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+REPOSITORY = TESTS.parent
+sys.path.insert(0, str(TESTS))
+
+# The same examples on every run, and no deadline: the first call of a kernel may compile it.
+hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("reproducible")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow (minutes each)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="slow: run with --slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def inputs() -> Path:
+    """The folder inputs/ of the checkout."""
+    return REPOSITORY / "inputs"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """tests/data/golden: models and upstream's results for them."""
+    return TESTS / "data" / "golden"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder ../shared with upstream's own checkpoints; tests that need it are extra, and skipped without it."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs the folder ../shared")
+    return folder
+
+
+@pytest.fixture(params=["cpu"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Device a test runs on: every device there is a potential for."""
+    return request.param
+
+
+@pytest.fixture(params=["double", "single"])
+def precision(request: pytest.FixtureRequest) -> str:
+    """Precision a test runs in."""
+    return request.param
+
+
+def find_launcher() -> str | None:
+    """Path of mpirun: of this interpreter's environment first, then of PATH."""
+    environment = str(Path(sys.executable).parent)
+    return shutil.which("mpirun", path=environment) or shutil.which("mpirun")
+
+
+@pytest.fixture(scope="session")
+def mpirun() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A function that runs a command on several MPI ranks: mpirun(ranks, *command, timeout=120, cwd=None, env=None).
+
+    A command that is a Python script starts with `sys.executable`. Returns the completed process with text output; a
+    run past `timeout` (seconds) is killed with all its ranks and fails the test. Tests are skipped where there is no
+    launcher.
+    """
+    launcher = find_launcher()
+    if launcher is None:
+        pytest.skip("needs an MPI launcher (mpirun)")
+
+    def run(
+        ranks: int,
+        *command: str | Path,
+        timeout: float = 120,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        arguments = [launcher, "-n", str(ranks), *map(str, command)]
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=cwd,
+            env=os.environ | (env or {}),
+            start_new_session=True,
+        )
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # the launcher ends its ranks
+            try:
+                output, errors = process.communicate(timeout=5)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                output, errors = process.communicate()
+            pytest.fail(f"no end after {timeout} s: {' '.join(arguments)}\n{output}\n{errors}")
+        return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
+
+    return run

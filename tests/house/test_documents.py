@@ -1,0 +1,106 @@
+"""What the documents name exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+START = "python3 -m venv .venv && . .venv/bin/activate && pip install "
+FIRST_COMMAND = START + '".[mpi]" && mpirun -n 2 allegro-sim inputs/water/nvt.toml'
+TEST_COMMAND = START + '".[mpi,test]" && pytest'
+OUTSIDE = {"python3", ".", "pip", "mpirun", "pytest", "cd", "git", "srun", "export", "module"}
+TOP_LEVEL = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "kernels/README.md")
+
+
+def documents(repository: Path) -> list[Path]:
+    found = [repository / name for name in TOP_LEVEL]
+    for folder in ("docs", "inputs"):
+        found += sorted((repository / folder).rglob("*.md"))
+    return found
+
+
+def console_lines(text: str) -> list[str]:
+    """Commands in the ```bash blocks of a Markdown text, continuation lines joined."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def test_links_between_documents_lead_somewhere(repository: Path) -> None:
+    missing = []
+    for document in documents(repository):
+        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text()):
+            if not re.match(r"[a-z]+:", target) and not (document.parent / target).exists():
+                missing.append(f"{document.relative_to(repository)}: {target}")
+    assert not missing, missing
+
+
+def test_paths_named_in_documents_exist(repository: Path) -> None:
+    """Names in backticks that begin with a folder of the project."""
+    missing = []
+    pattern = r"`((?:allegro_sim|kernels|tools|tests|inputs|docs)/[\w./-]*)`"
+    for document in documents(repository):
+        for name in re.findall(pattern, document.read_text()):
+            if not (repository / name).exists():
+                missing.append(f"{document.relative_to(repository)}: {name}")
+    assert not missing, missing
+
+
+def test_readme_states_the_two_commands(repository: Path) -> None:
+    lines = console_lines((repository / "README.md").read_text())
+    assert FIRST_COMMAND in lines
+    assert TEST_COMMAND in lines
+
+
+def test_ci_runs_the_command_of_the_readme(repository: Path) -> None:
+    done = subprocess.run(
+        ["bash", str(repository / ".ci/run"), "--print-command"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == TEST_COMMAND
+
+
+def test_commands_in_documents_exist(repository: Path) -> None:
+    tools = subprocess.run(
+        [sys.executable, "-m", "allegro_sim.tools.main", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    wrong = []
+    for document in documents(repository):
+        for line in console_lines(document.read_text()):
+            for part in re.split(r"&&|\|\||\||;", line):
+                words = shlex.split(part, comments=True)
+                while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                    words.pop(0)
+                if words[:1] == ["mpirun"]:
+                    words = words[3:] if words[1:2] == ["-n"] else words[1:]
+                if not words:
+                    continue
+                known = words[0] in OUTSIDE or words[0] == "allegro-sim"
+                if words[0] == "allegro-tools":
+                    known = len(words) > 1 and re.search(rf"\b{re.escape(words[1])}\b", tools) is not None
+                if words[0] in ("python", "python3") and words[1:2] and words[1].endswith(".py"):
+                    known = (repository / words[1]).exists()
+                if not known:
+                    wrong.append(f"{document.relative_to(repository)}: {part.strip()}")
+                wrong += [
+                    f"{document.relative_to(repository)}: {word}"
+                    for word in words
+                    if re.match(r"(inputs|tools|tests|docs)/[\w./-]+$", word) and not (repository / word).exists()
+                ]
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "CITATION.cff", "CHANGELOG.md", "ARCHITECTURE.md", "kernels/README.md"])
+def test_house_file_exists(name: str, repository: Path) -> None:
+    assert (repository / name).stat().st_size > 0
+
+
+def test_citation_names_both_papers(repository: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    citation = yaml.safe_load((repository / "CITATION.cff").read_text())
+    found = {reference.get("doi") for reference in citation["references"]}
+    assert {"10.1038/s41467-023-36329-y", "10.1145/3581784.3627041"} <= found

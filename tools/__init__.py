@@ -1,0 +1,1 @@
+"""The commands of `allegro-tools`, one module a verb, and benchmark scripts."""

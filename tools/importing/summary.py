@@ -1,0 +1,104 @@
+"""A model in words and numbers a chemist can check."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from allegro_sim.model.description import JUMPING_ACTIVATIONS, AllegroModel, BesselEmbedding, Mlp
+from allegro_sim.tools.importing.elements import symbol_of
+
+
+def describe_model(model: AllegroModel, num_weights: int) -> list[str]:
+    """Lines of text: types, cutoffs, network, weights, energies, cost."""
+    elements = [symbol_of(int(number)) for number in model.atomic_numbers]
+    names = [
+        name if name == symbol else f"{name} ({symbol})"
+        for name, symbol in zip(model.type_names, elements, strict=True)
+    ]
+    lines = [
+        f"types             {', '.join(names)}",
+        f"masses (Da)       {_by_type(model, model.masses, '.3f')}",
+        *_cutoff_lines(model),
+        f"network           l_max {model.l_max}, {model.num_layers} layers, {model.num_scalar_features} scalar and "
+        f"{model.num_tensor_features} tensor features, parity {'on' if model.parity else 'off'}, "
+        f"trained in {model.trained_dtype}",
+        f"radial embedding  {_radial_text(model)}",
+        f"weights           {num_weights:,}",
+        f"energy shifts     {_by_type(model, model.shifts, '.6f')} eV",
+        f"energy scales     {_by_type(model, model.scales, '.6f')} eV",
+    ]
+    if model.zbl is not None:
+        lines.append(
+            f"ZBL repulsion     yes, K = {model.zbl.coulomb} eV Å, cutoff exponent {model.zbl.cutoff_exponent:g}"
+        )
+    before, after = multiply_adds(model)
+    lines.append(f"cost              {before:,} multiply-adds an edge in linear layers, {after:,} with layers merged")
+    return lines
+
+
+def activation_warnings(model: AllegroModel) -> list[str]:
+    """Warnings about activations that are not 0 at 0."""
+    used = {model.embed_mlp.activation, model.readout.activation, *(layer.latent.activation for layer in model.layers)}
+    return [
+        f"the activation {name} is not 0 at 0: the energy jumps where an atom crosses a cutoff, as upstream's does"
+        for name in sorted(used & set(JUMPING_ACTIVATIONS))
+    ]
+
+
+def multiply_adds(model: AllegroModel) -> tuple[int, int]:
+    """Multiply-adds of one edge in linear layers, forward: as stored, and with adjacent linear layers merged.
+
+    Merged: the radial linear layer, times its pair's type embeddings, into the first layer of the embedding MLP; and
+    the embedding's last layer into the two projections behind it. Each only where that saves work.
+    """
+    others = sum(_cost(_widths(mlp)) for mlp in (*(layer.latent for layer in model.layers), model.readout))
+    radial = model.radial
+    basis = len(radial.frequencies) if isinstance(radial, BesselEmbedding) else radial.weights.shape[3]
+    projections = model.tensor_linear.shape[1] + model.first_projection.shape[1]
+    chain = [basis, *_widths(model.embed_mlp), projections]
+    if len(model.embed_mlp.weights) == 1:
+        linear_runs = [chain]
+    else:
+        linear_runs = [chain[:3], *([a, b] for a, b in pairwise(chain[2:-2])), chain[-3:]]
+    return others + _cost(chain), others + sum(_cheapest(run) for run in linear_runs)
+
+
+def _widths(mlp: Mlp) -> list[int]:
+    return [mlp.weights[0].shape[0], *(weight.shape[1] for weight in mlp.weights)]
+
+
+def _cost(widths: list[int]) -> int:
+    """Multiply-adds of a chain of linear layers, one after the other."""
+    return sum(a * b for a, b in pairwise(widths))
+
+
+def _cheapest(widths: list[int]) -> int:
+    """Least multiply-adds of a chain when any of its layers may be merged into one matrix: a shortest path."""
+    best = [0]
+    for end in range(1, len(widths)):
+        best.append(min(best[start] + widths[start] * widths[end] for start in range(end)))
+    return best[-1]
+
+
+def _by_type(model: AllegroModel, values: np.ndarray, form: str) -> str:
+    return ", ".join(f"{name} {value:{form}}" for name, value in zip(model.type_names, values, strict=True))
+
+
+def _cutoff_lines(model: AllegroModel) -> list[str]:
+    if np.all(model.cutoffs == model.cutoffs[0, 0]):
+        return [f"cutoff            {model.cutoffs[0, 0]:g} Å"]
+    return [
+        "cutoffs (Å)       of the centre's type (row) for neighbours of each type:",
+        *(
+            f"  {name:>14}  {_by_type(model, row, 'g')}"
+            for name, row in zip(model.type_names, model.cutoffs, strict=True)
+        ),
+    ]
+
+
+def _radial_text(model: AllegroModel) -> str:
+    if isinstance(model.radial, BesselEmbedding):
+        return f"{len(model.radial.frequencies)} Bessel functions, cutoff exponent {model.radial.cutoff_exponent:g}"
+    return f"{model.radial.weights.shape[3]} splines, span {model.radial.span}"

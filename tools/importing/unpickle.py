@@ -1,0 +1,216 @@
+"""Reading pickles of PyTorch as inert data: no code named in a file ever runs.
+
+A pickle names functions and classes and asks for them to be called. Here the few names in `_CONSTRUCTORS` give
+functions of this module that only collect data; every other name gives a subclass of `Record`, which keeps what it is
+handed and does nothing. Tensors stay references into the archive until `Tensor.numpy` is called.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from allegro_sim.errors import CheckpointImportError
+from allegro_sim.tools.importing.archive import Archive
+
+_STORAGE_TYPES = {
+    "DoubleStorage": "f8",
+    "FloatStorage": "f4",
+    "HalfStorage": "f2",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "i8",
+    "IntStorage": "i4",
+    "ShortStorage": "i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
+}
+_EXPECTED_MODULES = {"torch", "nequip", "allegro", "e3nn", "lightning", "pytorch_lightning", "collections", "omegaconf"}
+_EXPECTED_BUILTINS = {"set", "frozenset", "list", "tuple", "dict", "int", "float", "bool", "str", "complex", "slice"}
+
+
+class Record:
+    """An object of a class this program does not know: its construction arguments and its state, as they were found."""
+
+    qualified_name = ""  # "module.name", set on each subclass
+    arguments: tuple[Any, ...]
+    attributes: dict[Any, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Record:
+        self = object.__new__(cls)
+        self.arguments = args
+        self.attributes = {}
+        return self
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        for part in state if isinstance(state, tuple) else (state,):
+            if isinstance(part, dict):
+                self.attributes.update(part)
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def append(self, value: Any) -> None: ...
+
+    def extend(self, values: Any) -> None: ...
+
+    def add(self, value: Any) -> None: ...
+
+    def update(self, values: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A run of numbers in the archive: entry name, dtype ("bfloat16" or a NumPy code), number of elements."""
+
+    archive: Archive
+    entry: str
+    dtype: str
+    count: int
+
+    def numpy(self) -> np.ndarray:
+        """All numbers, one-dimensional, native byte order; bfloat16 becomes float32. Raises CheckpointImportError."""
+        code = "u2" if self.dtype == "bfloat16" else self.dtype
+        dtype = np.dtype(code).newbyteorder(">" if self.archive.big_endian else "<")
+        data = self.archive.read(self.entry)
+        if len(data) < self.count * dtype.itemsize:
+            raise self.archive.damaged(
+                f"the entry {self.entry} has {len(data)} bytes, {self.count} numbers of {dtype.itemsize} bytes expected"
+            )
+        numbers = np.frombuffer(data, dtype, self.count)
+        numbers = numbers.astype(dtype.newbyteorder("="))
+        if self.dtype == "bfloat16":  # the upper half of a float32
+            return (numbers.astype(np.uint32) << 16).view(np.float32)
+        return numbers
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A view of a storage: `shape`, `strides` and `offset` counted in numbers."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def dtype(self) -> str:
+        """ "bfloat16" or a NumPy code."""
+        return self.storage.dtype
+
+    def numpy(self) -> np.ndarray:
+        """A copy of the numbers, in C order. Raises CheckpointImportError where they are missing or damaged."""
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
+        if min(self.shape, default=1) > 0 and last >= self.storage.count:
+            raise self.storage.archive.damaged(f"a tensor of shape {self.shape} reaches beyond its storage")
+        numbers = self.storage.numpy()
+        item = numbers.itemsize
+        strides = tuple(stride * item for stride in self.strides)
+        if min(self.shape, default=1) == 0:
+            return np.empty(self.shape, numbers.dtype)
+        return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, strides).copy()
+
+
+class _Dict(dict):
+    """Stands for collections.OrderedDict; the attributes PyTorch attaches to a state dict are dropped."""
+
+    def __init__(self, pairs: Any = ()) -> None:
+        super().__init__(pairs if isinstance(pairs, (list, tuple, dict)) else ())
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+    """torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks, metadata)."""
+    sizes = (*shape, *strides) if isinstance(shape, tuple) and isinstance(strides, tuple) else (-1,)
+    if not isinstance(storage, Storage) or not all(map(_is_index, (offset, *sizes))) or len(shape) != len(strides):
+        raise pickle.UnpicklingError("a tensor with a malformed storage, shape or stride")
+    return Tensor(storage, offset, shape, strides)
+
+
+def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
+    """torch._utils._rebuild_parameter(data, requires_grad, hooks)."""
+    return tensor
+
+
+def _set(items: Any = ()) -> Any:
+    """A set is kept as the list of its members: they need not be hashable."""
+    return items
+
+
+def _size(shape: Any = ()) -> tuple:
+    return tuple(shape) if isinstance(shape, (list, tuple)) else ()
+
+
+@dataclass(frozen=True)
+class _StorageType:
+    name: str
+
+
+_CONSTRUCTORS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _Dict,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch", "Size"): _size,
+    ("builtins", "set"): _set,
+    ("builtins", "frozenset"): _set,
+}
+
+
+class _InertUnpickler(pickle.Unpickler):
+    def __init__(self, archive: Archive, data: bytes, storage_entry: str) -> None:
+        super().__init__(io.BytesIO(data))
+        self._archive = archive
+        self._storage_entry = storage_entry
+        self.names: dict[str, type[Record]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        constructor = _CONSTRUCTORS.get((module, name))
+        if constructor is not None:
+            return constructor
+        if module == "torch" and name in _STORAGE_TYPES:
+            return _StorageType(name)
+        full = f"{module}.{name}"
+        if full not in self.names:
+            self.names[full] = type("Record", (Record,), {"qualified_name": full})
+        return self.names[full]
+
+    def persistent_load(self, reference: Any) -> Any:
+        """References to storages: ("storage", type, key, location, number of elements). Others are kept as None."""
+        if not (isinstance(reference, tuple) and len(reference) >= 5 and reference[0] == "storage"):
+            return None
+        _, kind, key, _, count = reference[:5]
+        if not isinstance(kind, _StorageType) or not (isinstance(key, str) or _is_index(key)) or not _is_index(count):
+            return None
+        return Storage(self._archive, self._storage_entry.format(key), _STORAGE_TYPES[kind.name], count)
+
+
+def load_inert(archive: Archive, entry: str, storage_entry: str) -> tuple[Any, tuple[str, ...]]:
+    """The object pickled in `entry` as plain containers, `Tensor` and `Record`; nothing named in it is run.
+
+    storage_entry: pattern of the storages' entries, such as "data/{}".
+    Returns the object and the names in the pickle that no checkpoint of nequip needs (empty for an honest file).
+    Raises CheckpointImportError when the pickle is damaged.
+    """
+    unpickler = _InertUnpickler(archive, archive.read(entry), storage_entry)
+    try:
+        loaded = unpickler.load()
+    except CheckpointImportError:
+        raise
+    except (Exception, RecursionError) as error:  # whatever a malformed pickle provokes in the C unpickler
+        raise archive.damaged(f"the pickle {entry} cannot be read ({type(error).__name__}: {error})") from error
+    return loaded, tuple(sorted(name for name in unpickler.names if not _expected(name)))
+
+
+def _expected(name: str) -> bool:
+    top, _, rest = name.partition(".")
+    return top in _EXPECTED_MODULES or (top in ("builtins", "__builtin__") and rest in _EXPECTED_BUILTINS)

@@ -1,0 +1,175 @@
+"""Run by an interpreter that has nequip and nequip-allegro, never by this project's own: upstream's results in float64.
+
+    PYTHON upstream.py evaluate JOB.json    results of a checkpoint for structures given as arrays
+    PYTHON upstream.py build JOB.json       a checkpoint of a model with random weights
+
+A float32 checkpoint is evaluated with its weights cast to float64 and every constant (Wigner 3j symbols, norms, grids
+of splines) computed in float64: a model of dtype float64 is built from the checkpoint's options and given its weights.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+
+import numpy as np
+import torch
+from nequip.data import AtomicDataDict, compute_neighborlist_, from_dict
+from nequip.train import NequIPLightningModule
+from nequip.utils.global_state import set_global_state
+from nequip.utils.versions import get_current_code_versions
+
+CONSTANTS = ("w3j", "spline.lower", "spline.upper", "atomic_numbers")
+
+
+def load(path: str, raw_weights: bool) -> torch.nn.Module:
+    """The model of a checkpoint or package as upstream loads it, or with the weights of the last training step."""
+    if path.endswith(".nequip.zip"):
+        from nequip.model import ModelFromPackage
+
+        return ModelFromPackage(path)["sole_model"]
+    if not raw_weights:
+        from nequip.model import ModelFromCheckpoint
+
+        return ModelFromCheckpoint(path)["sole_model"]
+    checkpoint = torch.load(path, map_location="cpu", weights_only=False)
+    model = build(checkpoint["hyper_parameters"]["model"])
+    prefix = "model.sole_model."
+    state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    model.load_state_dict(state)
+    return model
+
+
+def build(config: dict) -> torch.nn.Module:
+    """A model from its resolved options (with `_target_`), as training builds it."""
+    module = NequIPLightningModule(model=config, num_datasets={"train": 1, "val": 0, "test": 0, "predict": 0})
+    return module.model["sole_model"]
+
+
+def as_float64(model: torch.nn.Module, config: dict, pair_cutoff_exponent: float | None) -> torch.nn.Module:
+    """The same model with weights cast to float64 and constants computed in float64."""
+    config = json.loads(json.dumps(config))
+    inner = config
+    while inner["_target_"] == "nequip.model.modify":
+        inner = inner["model"]
+    inner["model_dtype"] = "float64"
+    inner.pop("compile_mode", None)
+    inner.pop("scatter_features", None)  # false, and gone since nequip-allegro 0.7
+    if inner.get("pair_potential") and pair_cutoff_exponent is not None:
+        inner["pair_potential"]["polynomial_cutoff_p"] = pair_cutoff_exponent
+    double = build(config)
+    state = double.state_dict()
+    found = model.state_dict()
+    if set(state) != set(found):
+        raise SystemExit(f"tensors differ: {sorted(set(state) ^ set(found))}")
+    for name, tensor in found.items():
+        if not name.endswith(CONSTANTS):
+            state[name] = tensor.to(state[name].dtype)
+    double.load_state_dict(state)
+    return double.eval()
+
+
+def evaluate(model: torch.nn.Module, config: dict, types, positions, cell, pbc) -> dict[str, np.ndarray]:
+    """Energy (), energies (N,), forces (N, 3), virial (3, 3) = -dE/dstrain; eV, Å.
+
+    Edges are listed within r_max; those beyond their own cutoff contribute zero. The strain is applied to positions and
+    cell by hand, so that structures without a cell have a virial too.
+    """
+    while config["_target_"] == "nequip.model.modify":
+        config = config["model"]
+    fields = {AtomicDataDict.POSITIONS_KEY: positions, AtomicDataDict.ATOM_TYPE_KEY: types, AtomicDataDict.PBC_KEY: pbc}
+    if cell is not None:
+        fields[AtomicDataDict.CELL_KEY] = cell
+    data = from_dict({k: torch.as_tensor(v) for k, v in fields.items()})
+    data = compute_neighborlist_(data, r_max=float(config["r_max"]))
+    table = config.get("per_edge_type_cutoff")
+    if table is not None:
+        from nequip.data.transforms import NeighborListTransform
+
+        transform = NeighborListTransform(
+            r_max=float(config["r_max"]), per_edge_type_cutoff=table, type_names=config["type_names"]
+        )
+        data = transform(data)
+    strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
+    deformation = torch.eye(3, dtype=torch.float64) + 0.5 * (strain + strain.T)
+    plain = data[AtomicDataDict.POSITIONS_KEY].clone().requires_grad_(True)
+    data[AtomicDataDict.POSITIONS_KEY] = plain @ deformation
+    if cell is not None:
+        data[AtomicDataDict.CELL_KEY] = data[AtomicDataDict.CELL_KEY] @ deformation
+    energy_model = model.model.func if hasattr(model.model, "func") else model.model
+    result = energy_model(data)
+    energy = result[AtomicDataDict.TOTAL_ENERGY_KEY].sum()
+    energies = result[AtomicDataDict.PER_ATOM_ENERGY_KEY].reshape(-1)
+    gradient, strain_gradient = None, None
+    if energy.requires_grad:
+        gradient, strain_gradient = torch.autograd.grad(energy, [plain, strain], allow_unused=True)
+    forces = np.zeros(plain.shape) if gradient is None else -gradient.numpy()
+    virial = np.zeros((3, 3)) if strain_gradient is None else -strain_gradient.numpy()
+    return {
+        "energy": energy.detach().numpy(),
+        "energies": energies.detach().numpy(),
+        "forces": forces,
+        "virial": virial,
+    }
+
+
+def run_evaluate(job: dict) -> None:
+    """job: checkpoint, config, raw_weights, pair_cutoff_exponent, structures (npz), output (npz), count."""
+    model = as_float64(load(job["checkpoint"], job["raw_weights"]), job["config"], job["pair_cutoff_exponent"])
+    structures = np.load(job["structures"])
+    results: dict[str, np.ndarray] = {"versions": np.array(json.dumps(get_current_code_versions(verbose=False)))}
+    for index in range(job["count"]):
+        fields = {name: structures[f"{index}/{name}"] for name in ("types", "positions", "pbc")}
+        cell = structures.get(f"{index}/cell")
+        for name, values in evaluate(model, job["config"], cell=cell, **fields).items():
+            results[f"{index}/{name}"] = values
+    np.savez(job["output"], allow_pickle=False, **results)
+
+
+def run_build(job: dict) -> None:
+    """job: config, run_config, training_module, output: a Lightning checkpoint of a model with random weights.
+
+    The entries are those Lightning's trainer writes and `ModelFromCheckpoint` reads. Bessel frequencies are moved off
+    their initial values as training would, and with EMAWeights the raw weights away from their averages.
+    """
+    import lightning
+    from hydra.utils import get_class
+
+    info = dict(job["run_config"])
+    info["versions"] = get_current_code_versions(verbose=False)
+    info["training_module"] = {"_target_": job["training_module"], "model": job["config"]}
+    module = get_class(job["training_module"])(
+        model=job["config"], num_datasets={"train": 1, "val": 0, "test": 0, "predict": 0}, info_dict=info
+    )
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in module.model.named_parameters():
+            if name.endswith(("bessel_weights", "scales", "shifts")) or hasattr(module, "ema"):
+                parameter += 0.05 * torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator)
+    if hasattr(module, "ema"):
+        module.ema.update_parameters(module.model)
+    checkpoint = {
+        "epoch": 0,
+        "global_step": 0,
+        "pytorch-lightning_version": lightning.__version__,
+        "state_dict": module.state_dict(),
+        "hparams_name": "kwargs",
+        "hyper_parameters": dict(module.hparams),
+    }
+    torch.save(checkpoint, job["output"])
+
+
+def main() -> None:
+    """Do one job."""
+    warnings.simplefilter("ignore")
+    torch.manual_seed(1)
+    torch.set_num_threads(1)
+    set_global_state()
+    with open(sys.argv[2], encoding="utf-8") as file:
+        job = json.load(file)
+    {"evaluate": run_evaluate, "build": run_build}[sys.argv[1]](job)
+
+
+if __name__ == "__main__":
+    main()

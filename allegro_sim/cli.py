@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from allegro_sim import __version__
 from allegro_sim.config import load_settings
-from allegro_sim.errors import AllegroSimError, UserError
+from allegro_sim.errors import AllegroSimError, InputError, UserError
 from allegro_sim.output.screen import Screen
 from allegro_sim.parallel.comm import Comm, collective_errors, world
 from allegro_sim.simulation import Simulation
@@ -21,9 +21,16 @@ exit codes: 0 done; 1 internal error; 2 the input is wrong, nothing was overwrit
 Relative input paths in INPUT.toml are relative to it, output paths to the current directory."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Raises where argparse would print: on many ranks, one of them speaks."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}\n{self.format_usage().rstrip()}")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The command line of `allegro-sim`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="allegro-sim",
         description="Molecular dynamics with an Allegro model; on several ranks with mpirun -n RANKS allegro-sim ...",
         epilog=_EPILOG,
@@ -57,12 +64,20 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit: with the same code on all ranks, or by aborting all of them."""
-    options = make_parser().parse_args(arguments)
+    mistake = None
+    try:
+        options = make_parser().parse_args(arguments)
+    except InputError as error:
+        mistake = error
     try:
         comm = world()
     except UserError as error:
         _tell(error)
         sys.exit(error.exit_code)
+    if mistake is not None:
+        if comm.rank == 0:
+            _tell(mistake)
+        sys.exit(mistake.exit_code)
     try:
         code = _run(options, comm)
     except KeyboardInterrupt:

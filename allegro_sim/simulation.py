@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import resource
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -385,27 +387,35 @@ class Simulation:
         atoms = self.system.num_global
         own = [self.neighbors.num_edges, self.system.num_ghosts]
         edges, ghosts = (int(n) for n in self.comm.allreduce_sum(np.array(own, np.int64)))
-        largest = int(self.comm.allreduce_max(np.array([self.memory_bytes()], np.int64))[0])
-        bath = f", {dynamics.temperature_K:g} K, friction {dynamics.friction_per_ps:g}/ps"
+        resident, arrays = self.comm.allreduce_max(np.array(self._memory_MiB()))
+        bath = ""
+        if dynamics.ensemble == "langevin":
+            bath = f", {dynamics.temperature_K:g} K, friction {dynamics.friction_per_ps:g}/ps"
         model = self.start.model
         return [
             ("model", f"{settings.model.file}: types {', '.join(model.type_names)}; cutoff {model.cutoffs.max():g} Å"),
             ("structure", f"{settings.structure.file}: {atoms} atoms, {_cell_text(self.start.cell)}"),
-            ("dynamics", f"{dynamics.ensemble}{bath if dynamics.ensemble == 'langevin' else ''}"),
+            ("dynamics", dynamics.ensemble + bath),
             ("steps", f"{self.step} to {settings.run.steps}, {settings.run.timestep_fs:g} fs each"),
             ("device", f"{self.potential.device}, {self.potential.description}"),
             ("precision", self.potential.precision),
             ("ranks, threads", f"{self.comm.size} x {self.threads}"),
             ("decomposition", self.domain.decomposition.describe()),
             ("edges per atom", f"{edges / atoms:.1f}, those of the skin included; {ghosts / atoms:.2f} ghosts an atom"),
-            ("memory", f"{largest / 2**20:.1f} MiB in arrays of the largest rank"),
+            (
+                "memory",
+                f"{resident:.0f} MiB in the largest rank, {arrays:.1f} of them for atoms, ghosts and neighbours",
+            ),
             ("output", settings.output.directory),
         ]
 
-    def memory_bytes(self) -> int:
-        """Bytes in the arrays of this rank: atoms, ghosts, neighbour list."""
+    def _memory_MiB(self) -> tuple[float, float]:
+        """This rank's largest resident memory so far, and what of it is arrays of atoms, ghosts and the list."""
         parts = [*vars(self.system).values(), *vars(self.neighbors).values()]
-        return sum(part.nbytes for part in parts if isinstance(part, np.ndarray))
+        arrays = sum(part.nbytes for part in parts if isinstance(part, np.ndarray))
+        # Linux counts KiB, macOS bytes.
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, arrays / 2**20
 
 
 def _precision(precision: str, device: str) -> str:

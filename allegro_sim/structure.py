@@ -220,7 +220,8 @@ def _read_with_ase(path: Path, frame: int) -> _Raw:
     import ase.io
 
     try:
-        atoms = ase.io.read(path, index=frame)
+        # Not in parallel: ASE would broadcast over MPI, and only rank 0 reads.
+        atoms = ase.io.read(path, index=frame, parallel=False)
     except (IndexError, StopIteration):
         raise StructureError(f"{path}: there is no frame {frame} in the file (structure.frame counts from 0)") from None
     except Exception as error:  # ASE's readers raise whatever their parsing meets

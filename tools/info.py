@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from allegro_sim.model.weight_file import load_model, read_provenance, read_self_checks, summary
-from allegro_sim.tools.importing.summary import activation_warnings, describe_model, multiply_adds
+from allegro_sim.potential.folding import fold_model
+from allegro_sim.tools.importing.summary import activation_warnings, describe_model
 
 _LABELS = {
     "source_file": "source file",
@@ -35,11 +36,11 @@ def run(args: argparse.Namespace) -> int:
     # Upstream's count of trained weights; merging linear layers at import may have left fewer numbers.
     num_weights = int(provenance.get("num_weights_upstream", summary(model)["num_weights"]))
     if args.json:
-        stored, merged = multiply_adds(model)
+        written, computed = fold_model(model).multiply_adds
         everything = {
             **summary(model),
             "num_weights": num_weights,
-            "multiply_adds_per_edge": {"stored": stored, "merged": merged},
+            "multiply_adds_per_edge": {"written": written, "computed": computed},
             "provenance": provenance,
             "self_checks": sources,
             "warnings": warnings,

@@ -75,13 +75,12 @@ class Guard:
         n = system.num_owned
         with np.errstate(all="ignore"):
             moved = np.linalg.norm(system.positions[:n] - self._before[:n], axis=1)
-        bad = np.zeros(n, np.int8)
-        bad[system.bad_centres] = 1
-        rows = [system.ids[:n], system.types[:n], self._before[:n], moved, bad]
+        # A bad row may be a ghost's: what counts is the atom.
+        bad = comm.gather_rows(system.ids[system.bad_centres])
+        rows = [system.ids[:n], system.types[:n], self._before[:n], moved]
         gathered = [comm.gather_rows(row) for row in rows]
-        if gathered[0] is None:
+        if gathered[0] is None or bad is None:
             return None
         order = np.argsort(gathered[0])
-        ids, types, positions, moved, bad = (row[order] for row in gathered if row is not None)
-        far = ~(moved <= self.max_displacement_A)
-        return Offenders(ids, types, positions, moved, bad.astype(bool), far)
+        ids, types, positions, moved = (row[order] for row in gathered if row is not None)
+        return Offenders(ids, types, positions, moved, np.isin(ids, bad), ~(moved <= self.max_displacement_A))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,10 +116,14 @@ def check_directory(directory: str | Path, *, overwrite: bool = False, restart: 
         raise OutputError(
             f"output.directory {directory}: {nearest} is a file, not a directory; choose another directory"
         )
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    try:
+        # Permission bits say little to the superuser and on some file systems: try it, with a file that has no name.
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
         raise OutputError(
-            f"output.directory {directory}: no permission to write in {nearest}; choose another directory"
-        )
+            f"output.directory {directory}: cannot write in {nearest} ({error.strerror}); choose another directory"
+        ) from None
     found = [path for path in existing_outputs(directory) if not _UNFINISHED_PATTERN.fullmatch(path.name)]
     if found and not overwrite and not restart:
         more = f" and {len(found) - 1} more" if len(found) > 1 else ""
@@ -150,7 +155,8 @@ def write_extxyz(
         atoms.set_array(name, np.asarray(values))
     unfinished = path.with_name(f".{path.name}.new")
     try:
-        ase.io.write(unfinished, atoms, format="extxyz")
+        # Not in parallel: ASE would broadcast over MPI, and only rank 0 writes.
+        ase.io.write(unfinished, atoms, format="extxyz", parallel=False)
         os.replace(unfinished, path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None

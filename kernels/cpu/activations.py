@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from .compilation import kernel
+from .inner import inner_kernel
 from .elementary import _erf, _exp, _log1p_unit
 from .expressions import Expression, absolute, copysign, fma, inline, select
 from .simd import load, store, times
@@ -81,7 +81,7 @@ silu, mish, gelu, ssp = inline(_silu), inline(_mish), inline(_gelu), inline(_ssp
 tanh, sigmoid, softplus = inline(_tanh), inline(_sigmoid), inline(_softplus)
 
 
-@kernel
+@inner_kernel
 def activate(code, features, features_at, slopes, slopes_at, count):
     """features <- f(features), slopes <- f'(features) over `count` elements (overwrites both).
 
@@ -108,7 +108,7 @@ def activate(code, features, features_at, slopes, slopes_at, count):
         store(slopes, slopes_at + n, slope)
 
 
-@kernel
+@inner_kernel
 def multiply(features, features_at, factors, factors_at, count):
     """features *= factors over `count` elements (a multiple of `simd.lanes`) from the given places."""
     for n in range(0, count, 64 // features.itemsize):

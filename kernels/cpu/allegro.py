@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compilation import kernel
+from .inner import inner_kernel
 from .edges import Edges, add_forces, edge_gradients, gather
 from .harmonics import harmonics
 from .network import run_program
@@ -55,7 +56,7 @@ class Workspace(NamedTuple):
     totals: np.ndarray  # float64 (max_centers, width)
 
 
-@kernel
+@kernel(inline="always")
 def evaluate_chunk(network, track, workspace, edges, atoms, sums, first_center, last_center, want_virial, want_atom_virials):
     """One chunk: the centres first_center .. last_center."""
     count = gather(edges, atoms, network.cutoffs, first_center, last_center)
@@ -94,7 +95,7 @@ def evaluate_chunk(network, track, workspace, edges, atoms, sums, first_center, 
     add_forces(sums, edges, atoms, first_center, num_centers, want_virial, want_atom_virials)
 
 
-@kernel
+@inner_kernel
 def repulsion(network, edges, count):
     """ZBL energies and slopes of the chunk's edges; zeros where the model has none."""
     if network.has_zbl == 0:
@@ -112,7 +113,7 @@ def repulsion(network, edges, count):
     )  # fmt: skip
 
 
-@kernel
+@inner_kernel
 def energies(network, workspace, edges, atoms, first_center, num_centers):
     """E_i = shift + factor sum_s energy_weights[s] sum_z readout[z, s] + repulsion (overwrites `atoms.energies`)."""
     for number in range(num_centers):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compilation import kernel
+from .inner import inner_kernel
 from .fixed_point import FORCE_LIMIT, add_overflows, add_to_words, to_fixed
 
 
@@ -36,6 +37,7 @@ class Edges(NamedTuple):
     scratch: np.ndarray  # float64 (rows, .), for the harmonics
     harmonic_slopes: np.ndarray  # float64 (3 M, .), dY_a/dn_c at row 3 a + c
     harmonics: np.ndarray  # features' dtype (M, .), Y_a
+    flat_harmonics: np.ndarray  # the same memory in one dimension
     basis: np.ndarray  # features' dtype (num_basis, .), radial basis
     basis_slopes: np.ndarray  # features' dtype (num_basis, .), its derivative by x
 
@@ -82,7 +84,7 @@ def plan_chunks(chunks, row_offsets, max_edges, max_centers):
     return count
 
 
-@kernel
+@inner_kernel
 def gather(edges, atoms, cutoffs, first_center, last_center):
     """Fill the chunk with the edges of the centres first_center .. last_center; returns their number.
 
@@ -133,7 +135,7 @@ def gather(edges, atoms, cutoffs, first_center, last_center):
     return count
 
 
-@kernel
+@inner_kernel
 def edge_gradients(edges, features, harmonic_gradients_at, row, count):
     """dE/dr_ij from dE/dx and dE/dY:  (dE/dd) n + (1 - n n^T) (sum_a dE/dY_a dY_a/dn) / d  (overwrites `edges.gradients`).
 
@@ -156,7 +158,7 @@ def edge_gradients(edges, features, harmonic_gradients_at, row, count):
             gradients[c, z] = radial * units[c, z] + across
 
 
-@kernel
+@inner_kernel
 def add_forces(sums, edges, atoms, first_center, num_centers, want_virial, want_atom_virials):
     """Add the edges' gradients to the forces, and the virials where wanted, in fixed point (accumulates).
 

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from .compilation import kernel
+from .inner import inner_kernel
 
 
 def harmonic_norms(l_max: int) -> np.ndarray:
@@ -29,7 +29,7 @@ def scratch_rows(l_max: int) -> int:
     return (l_max + 1) * (l_max + 2) + 2 * (l_max + 1)
 
 
-@kernel
+@inner_kernel
 def harmonics(values, slopes, scratch, units, norms, count):
     """Harmonics and their slopes by the unit vector (overwrites).
 

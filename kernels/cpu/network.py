@@ -7,7 +7,7 @@ next, so that a panel's intermediate features stay in the first-level cache. For
 Columns of a step: OPERATION, then
     PRODUCT   out[z, :] (+)= in[z, :] @ W      OUT, OUT_COLUMN, IN, IN_COLUMN, WEIGHTS, WIDTH (of out), INNER, FLAG (1: accumulate)
     PAIR      out[z, :] = basis[:, z] @ W_p    OUT, WEIGHTS, WIDTH; p the edge's pair of types
-    PAIR_SLOPE  radial_slopes[z] = sum_o in[z, o] (slopes of the basis[:, z] @ W_p)[o]   IN, WEIGHTS, WIDTH
+    PAIR_SLOPE  radial_slopes[z] (+)= sum_o in[z, o] (slopes of the basis[:, z] @ W_p)[o]   IN, WEIGHTS, WIDTH, FLAG (1: accumulate)
     ACTIVATE  out <- f(out), slopes <- f'      OUT, IN (the slopes' buffer), WIDTH, FLAG (number of f)
     MULTIPLY  out *= in                        OUT, IN, WIDTH (both buffers of this width)
     TOTAL     totals[centre of z, :] += in[z, :]  IN, IN_COLUMN, WIDTH
@@ -19,7 +19,7 @@ each edge of the chunk; 0: for each edge of the panel).
 from __future__ import annotations
 
 from .activations import activate, multiply
-from .compilation import kernel
+from .inner import inner_kernel
 from .product import TILE_ROWS, product
 from .simd import add_widened, fma, load, splat, store, sum_lanes, zeros
 
@@ -32,7 +32,7 @@ PANEL = 4 * TILE_ROWS if TILE_ROWS < 24 else 2 * TILE_ROWS
 """Edges of a panel."""
 
 
-@kernel
+@inner_kernel
 def pair_product(out, out_at, out_row, basis, start, rows, pairs, weights, weights_at, width):
     """out[z, :] = basis[:, z] @ W[pairs[z]] for edges start .. start + rows (overwrites).
 
@@ -50,9 +50,11 @@ def pair_product(out, out_at, out_row, basis, start, rows, pairs, weights, weigh
             store(out, line + column, total)
 
 
-@kernel
-def pair_slope(result, gradient, gradient_at, gradient_row, slopes, start, rows, pairs, weights, weights_at, width):
-    """result[z] = sum_o gradient[z, o] (slopes[:, z] @ W[pairs[z]])[o] for edges start .. start + rows (overwrites).
+@inner_kernel
+def pair_slope(
+    result, gradient, gradient_at, gradient_row, slopes, start, rows, pairs, weights, weights_at, width, accumulate
+):
+    """result[z] = sum_o gradient[z, o] (slopes[:, z] @ W[pairs[z]])[o], or += ..., for edges start .. start + rows.
 
     result: float64 (edges,), dE/dx from gradient = dE/d(out) of `pair_product` and slopes = d(basis)/dx; the rest as there.
     """
@@ -66,10 +68,10 @@ def pair_slope(result, gradient, gradient_at, gradient_row, slopes, start, rows,
             for n in range(num_basis):
                 total = fma(splat(slopes, n * length + z), load(weights, matrix + n * width + column), total)
             sums = fma(load(gradient, line + column), total, sums)
-        result[z] = sum_lanes(sums)
+        result[z] = (result[z] if accumulate else 0.0) + sum_lanes(sums)
 
 
-@kernel
+@inner_kernel
 def run_program(steps, buffers, features, weights, seeds, edges, totals, count):
     """Run a program for edges 0 .. count, panel by panel.
 
@@ -100,7 +102,7 @@ def run_program(steps, buffers, features, weights, seeds, edges, totals, count):
             elif operation == PAIR_SLOPE:
                 pair_slope(
                     edges.radial_slopes, features, in_at, in_row, edges.basis_slopes, start, rows, edges.pairs,
-                    weights, step[WEIGHTS], width,
+                    weights, step[WEIGHTS], width, step[FLAG] == 1,
                 )  # fmt: skip
             elif operation == TOTAL:
                 _add_to_centres(totals, features, in_at, in_row, start, rows, edges.centers, width)
@@ -108,7 +110,7 @@ def run_program(steps, buffers, features, weights, seeds, edges, totals, count):
                 _seed(features, out_at, out_row, seeds, edges.center_types, start, rows, width)
 
 
-@kernel
+@inner_kernel
 def _add_to_centres(totals, features, at, row, start, rows, centers, width):
     """totals[centers[z], :] += features[z, :], in the order of the edges; totals float64."""
     for z in range(start, start + rows):
@@ -116,7 +118,7 @@ def _add_to_centres(totals, features, at, row, start, rows, centers, width):
             add_widened(totals, centers[z] * width + column, load(features, at + (z - start) * row + column))
 
 
-@kernel
+@inner_kernel
 def _seed(features, at, row, seeds, center_types, start, rows, width):
     """features[z, :] = seeds[type of the edge's centre, :]."""
     for z in range(start, start + rows):

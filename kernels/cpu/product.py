@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .compilation import kernel
+from .inner import inner_kernel
 from .expressions import llvm_name
 from .simd import broadcast, element_pointer, load_vector, store_vector, vector_of
 
@@ -102,7 +102,7 @@ _tile_0, _tile_1, _tile_2, _tile_3, _tile_4 = (_tile(height) for height in _HEIG
 _ROWS_0, _ROWS_1, _ROWS_2, _ROWS_3, _ROWS_4 = _HEIGHTS
 
 
-@kernel
+@inner_kernel
 def product(c, c_at, c_row, a, a_at, a_row, a_step, b, b_at, b_row, rows, columns, inner, accumulate):
     """C[r, c] = sum_k A[r, k] B[k, c], or C += ... where `accumulate`.
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 
-from .compilation import kernel
+from .inner import inner_kernel
 from .elementary import exp, log, sincospi
 
 BESSEL, SPLINE = range(2)
 
 
-@kernel
+@inner_kernel
 def polynomial_cutoff(values, slopes, x, exponent, count):
     """u_p(x) = 1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2), zero from x = 1 on, and du/dx (overwrites).
 
@@ -31,7 +31,7 @@ def polynomial_cutoff(values, slopes, x, exponent, count):
         slopes[z] = -p * a * below * (1.0 - y) * (1.0 - y) if inside else 0.0
 
 
-@kernel
+@inner_kernel
 def bessel_basis(basis, slopes, frequencies, cutoff, cutoff_slopes, x, count):
     """b_n(x) = w_n sinc(w_n x) u(x), sinc(y) = sin(pi y) / (pi y), and db_n/dx (overwrites).
 
@@ -48,7 +48,7 @@ def bessel_basis(basis, slopes, frequencies, cutoff, cutoff_slopes, x, count):
             slopes[n, z] = wave_slope * cutoff[z] + wave * cutoff_slopes[z]
 
 
-@kernel
+@inner_kernel
 def spline_basis(basis, slopes, span, x, count):
     """B_m(x) = (1 - cos(2 pi (x - lower_m) / width))^2 / 4 on its support, and dB_m/dx (overwrites).
 
@@ -66,7 +66,7 @@ def spline_basis(basis, slopes, span, x, count):
             slopes[m, z] = (math.pi / width) * (1.0 - cosine) * sine
 
 
-@kernel
+@inner_kernel
 def zbl(energies, slopes, lengths, cutoff, cutoff_slopes, inverse_cutoffs, first_numbers, second_numbers, coulomb, count):
     """Universal repulsion, half of it given to each atom of the pair: e = K Z_i Z_j / (2 d) psi(q) u(x).
 

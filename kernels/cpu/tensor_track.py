@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compilation import kernel
+from .inner import inner_kernel
 from .product import product
 from .simd import fma, load, splat, store, times, zeros
 
@@ -58,7 +59,7 @@ class TensorTrack(NamedTuple):
     transposed_at: np.ndarray  # int64 (2,): places in a block for N_k and dA_k spread out as (slot u, a)
 
 
-@kernel
+@kernel(inline="always")
 def contract(track, which, centers, out_at, environment_at, right_at, out_dim):
     """out[a] = sum_p w_p sum_{b,c} C_p[a,b,c] A[b] n[c], for all channels: M n (overwrites)."""
     channels = track.channels
@@ -77,7 +78,7 @@ def contract(track, which, centers, out_at, environment_at, right_at, out_dim):
             store(centers, place, fma(weight, total, load(centers, place)))
 
 
-@kernel
+@kernel(inline="always")
 def contract_backward(track, which, centers, gradient_at, environment_at, right_at, environment_gradient_at, right_gradient_at):
     """dA[b] += sum C w dout[a] n[c] and dn[c] += sum C w dout[a] A[b], for all channels (accumulates)."""
     channels = track.channels
@@ -97,24 +98,26 @@ def contract_backward(track, which, centers, gradient_at, environment_at, right_
                 store(centers, place, fma(scaled, left, load(centers, place)))
 
 
-@kernel
+@inner_kernel
 def scale(values, at, count, factor):
     """values[at : at + count] *= factor."""
     for n in range(at, at + count):
         values[n] *= factor
 
 
-@kernel
+@inner_kernel
 def fill(values, at, count, value):
     """values[at : at + count] = value."""
     for n in range(at, at + count):
         values[n] = value
 
 
-@kernel
-def sum_over_edges(track, slots, centers, at, features, buffer, harmonics, first, last):
-    """result[a, u] = sum_z f[z, l(a), u] Y[z, a] over the edges first .. last of a centre (overwrites)."""
-    channels, length = track.channels, harmonics.shape[1]
+@inner_kernel
+def sum_over_edges(slots, channels, centers, at, features, buffer, harmonics, length, first, last):
+    """result[a, u] = sum_z f[z, l(a), u] Y[z, a] over the edges first .. last of a centre (overwrites).
+
+    harmonics: Y[z, a] at a length + z. Arrays come one by one, here and below: a tuple of many arrays is slow to hand on.
+    """
     for slot in range(len(slots) - 1):
         a = slots[slot]
         product(
@@ -124,10 +127,9 @@ def sum_over_edges(track, slots, centers, at, features, buffer, harmonics, first
         )  # fmt: skip
 
 
-@kernel
-def spread_to_edges(track, slots, features, buffer, harmonics, centers, at, first, last):
+@inner_kernel
+def spread_to_edges(slots, channels, features, buffer, harmonics, length, centers, at, first, last):
     """f[z, l, u] = sum_m Y[z, lm] vector[lm, u] for the edges first .. last of a centre (overwrites)."""
-    channels, length = track.channels, harmonics.shape[1]
     for slot in range(len(slots) - 1):
         a = slots[slot]
         product(
@@ -137,14 +139,13 @@ def spread_to_edges(track, slots, features, buffer, harmonics, centers, at, firs
         )  # fmt: skip
 
 
-@kernel
-def add_harmonic_gradient(track, slots, features, buffer, centers, at, scratch_at, num_components, first, last, accumulate):
-    """dY[z, a] (+)= sum_u f[z, l(a), u] vector[a, u] for the edges first .. last of a centre.
+@inner_kernel
+def add_harmonic_gradient(slots, channels, features, out, buffer, centers, at, scratch_at, first, last, accumulate):
+    """dY[z, a] (+)= sum_u f[z, l(a), u] vector[a, u] for the edges first .. last of a centre; dY in the buffer `out`.
 
     One product over all (slot, u): the vector is first spread out as a matrix, zero where a is not of the slot.
     """
-    channels = track.channels
-    row = track.harmonic_gradient[1]
+    row = out[1]
     inner = (len(slots) - 1) * channels
     fill(centers, scratch_at, inner * row, 0.0)
     for slot in range(len(slots) - 1):
@@ -152,12 +153,12 @@ def add_harmonic_gradient(track, slots, features, buffer, centers, at, scratch_a
             for u in range(channels):
                 centers[scratch_at + (slot * channels + u) * row + a] = centers[at + a * channels + u]
     product(
-        features, track.harmonic_gradient[0] + first * row, row, features, buffer[0] + first * buffer[1], buffer[1], 1,
+        features, out[0] + first * row, row, features, buffer[0] + first * buffer[1], buffer[1], 1,
         centers, scratch_at, row, last - first, row, inner, accumulate,
     )  # fmt: skip
 
 
-@kernel
+@inner_kernel
 def tensor_forward(track, layer, features, centers, norms, edges, num_centers):
     """Environments A_k, vectors N_k, and the edges' invariants scal_k, for a chunk (overwrites).
 
@@ -166,7 +167,7 @@ def tensor_forward(track, layer, features, centers, norms, edges, num_centers):
     """
     channels = track.channels
     lanes = 64 // features.itemsize
-    components = len(edges.harmonics)
+    components, length = edges.harmonics.shape
     weights, inner, out = track.tensor_weights, track.inner_buffers[layer], track.invariants
     num_slots = len(track.tensor_slots) - 1
     for number in range(num_centers):
@@ -176,8 +177,8 @@ def tensor_forward(track, layer, features, centers, norms, edges, num_centers):
         block = number * track.block
         environment = block + track.environment_at[layer]
         sum_over_edges(
-            track, track.environment_slots, centers, environment, features, track.environment_buffers[layer],
-            edges.harmonics, first, last,
+            track.environment_slots, channels, centers, environment, features, track.environment_buffers[layer],
+            edges.flat_harmonics, length, first, last,
         )  # fmt: skip
         scale(centers, environment, components * channels, norms[edges.center_types[first]])
 
@@ -190,7 +191,9 @@ def tensor_forward(track, layer, features, centers, norms, edges, num_centers):
             contract(track, which, centers, here, environment, right, track.chain_dims[layer, j])
             right = here
 
-        spread_to_edges(track, track.tensor_slots, features, inner, edges.harmonics, centers, right, first, last)
+        spread_to_edges(
+            track.tensor_slots, channels, features, inner, edges.flat_harmonics, length, centers, right, first, last
+        )
         for z in range(first, last):
             for u in range(0, channels, lanes):
                 total = zeros(features)
@@ -201,7 +204,7 @@ def tensor_forward(track, layer, features, centers, norms, edges, num_centers):
                 store(features, out[0] + z * out[1] + u, total)
 
 
-@kernel
+@inner_kernel
 def tensor_backward(track, layer, last_layer, features, centers, norms, edges, num_centers):
     """From dscal_k to denv_k, and the shares of this layer in dw and dY, for a chunk.
 
@@ -209,11 +212,11 @@ def tensor_backward(track, layer, last_layer, features, centers, norms, edges, n
     """
     channels = track.channels
     lanes = 64 // features.itemsize
-    components = len(edges.harmonics)
+    components, length = edges.harmonics.shape
     size = components * channels
     num_slots = len(track.tensor_slots) - 1
     weights, weight_gradient, weighted = track.tensor_weights, track.tensor_weight_gradient, track.weighted_gradient
-    inner, given = track.inner_buffers[layer], track.invariant_gradient
+    inner, given, out = track.inner_buffers[layer], track.invariant_gradient, track.harmonic_gradient
     is_last = layer == last_layer
     for number in range(num_centers):
         first, last = edges.first[number], edges.first[number + 1]
@@ -236,7 +239,9 @@ def tensor_backward(track, layer, last_layer, features, centers, norms, edges, n
                     store(features, place, times(gradient, t) if is_last else fma(gradient, t, load(features, place)))
 
         here, following = block + track.gradient_at[0], block + track.gradient_at[1]
-        sum_over_edges(track, track.tensor_slots, centers, here, features, weighted, edges.harmonics, first, last)
+        sum_over_edges(
+            track.tensor_slots, channels, centers, here, features, weighted, edges.flat_harmonics, length, first, last
+        )
         for j in range(layer + 1):
             fill(centers, following, track.chain_dims[layer, j + 1] * channels, 0.0)
             contract_backward(
@@ -249,14 +254,14 @@ def tensor_backward(track, layer, last_layer, features, centers, norms, edges, n
         gradient_at = block + track.environment_gradient_at[layer]
         scale(centers, gradient_at, size, norms[edges.center_types[first]])
         spread_to_edges(
-            track, track.environment_slots, features, track.environment_gradient, edges.harmonics, centers, gradient_at,
-            first, last,
+            track.environment_slots, channels, features, track.environment_gradient, edges.flat_harmonics, length,
+            centers, gradient_at, first, last,
         )  # fmt: skip
         add_harmonic_gradient(
-            track, track.tensor_slots, features, weighted, centers, block + track.chain_at[layer, 0],
-            block + track.transposed_at[0], components, first, last, not is_last,
+            track.tensor_slots, channels, features, out, weighted, centers, block + track.chain_at[layer, 0],
+            block + track.transposed_at[0], first, last, not is_last,
         )  # fmt: skip
         add_harmonic_gradient(
-            track, track.environment_slots, features, track.environment_buffers[layer], centers, gradient_at,
-            block + track.transposed_at[1], components, first, last, True,
+            track.environment_slots, channels, features, out, track.environment_buffers[layer], centers, gradient_at,
+            block + track.transposed_at[1], first, last, True,
         )  # fmt: skip

@@ -37,13 +37,13 @@ def grid(counts: Sequence[int]) -> np.ndarray:
     return np.stack(np.meshgrid(*map(np.arange, counts), indexing="ij"), axis=-1).reshape(-1, 3).astype(float)
 
 
-def write_input(path: Path, model: Path, structure: Path, output: Path, **sections: dict[str, object]) -> Path:
+def write_input(path: Path, model: Path, structure: Path, directory: Path, **sections: dict[str, object]) -> Path:
     """An input file for a short run, every frame in double precision; `sections` add or replace keys."""
     merged: dict[str, dict[str, object]] = {
         "model": {"file": str(model)},
         "structure": {"file": str(structure)},
         "run": {"device": "cpu", "threads": 1, "seed": 7},
-        "output": {"directory": str(output), "velocities": True, "forces": True, "precision": "double"},
+        "output": {"directory": str(directory), "velocities": True, "forces": True, "precision": "double"},
     }
     for section, values in sections.items():
         merged[section] = merged.get(section, {}) | values

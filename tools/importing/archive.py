@@ -13,6 +13,10 @@ from pathlib import Path
 from allegro_sim.errors import CheckpointImportError
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_SMALL, _LARGEST_EXPANSION = (
+    2**26,
+    50,
+)  # PyTorch does not compress: a file that expands far more is not worth its memory
 _OLD_TORCH_SIGNATURE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # pickled magic number of torch.save before 1.6
 
 
@@ -61,13 +65,17 @@ class Archive:
         """Content of an entry, its checksum verified. Raises CheckpointImportError if it is missing or damaged."""
         if not self.has(name):
             raise self.damaged(f"the entry {name} is missing")
+        info = self._entries[self.prefix + name]
+        if info.file_size > max(_SMALL, _LARGEST_EXPANSION * info.compress_size):
+            raise self.damaged(f"the entry {name} claims to expand from {info.compress_size} to {info.file_size} bytes")
         try:
-            return self._zip.read(self._entries[self.prefix + name])
+            return self._zip.read(info)
         except Exception as error:  # zipfile raises of many kinds for damaged entries
             raise self.damaged(f"the entry {name} cannot be read: {error}") from error
 
     def damaged(self, what: str) -> CheckpointImportError:
         """The error to raise when the file contradicts itself."""
+        what = what.rstrip(" .")
         return CheckpointImportError(f"{self.path}: damaged checkpoint: {what}. Copy the file again from its source.")
 
 

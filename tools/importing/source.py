@@ -16,7 +16,7 @@ import yaml
 
 from allegro_sim.errors import CheckpointImportError
 from allegro_sim.tools.importing.archive import Archive
-from allegro_sim.tools.importing.unpickle import Record, Tensor, load_inert
+from allegro_sim.tools.importing.unpickle import Record, Tensor, foreign_note, load_inert
 
 SUPPORTED = (
     "Supported: Lightning .ckpt and .nequip.zip of Allegro models of nequip 0.8 to 0.19 (nequip-allegro 0.5 to 0.8)."
@@ -75,10 +75,10 @@ def _lightning_source(archive: Archive) -> Source:
         what = loaded.qualified_name if isinstance(loaded, Record) else type(loaded).__name__
         raise CheckpointImportError(
             f"{path}: is a PyTorch file that holds a {what}, not an Allegro model of the current generation. "
-            f"{_foreign_note(foreign)}{SUPPORTED}"
+            f"{foreign_note(foreign)}{SUPPORTED}"
         )
     if "hyper_parameters" not in loaded or "state_dict" not in loaded:
-        raise CheckpointImportError(f"{path}: {_describe_dict(loaded)} {_foreign_note(foreign)}{SUPPORTED}")
+        raise CheckpointImportError(f"{path}: {_describe_dict(loaded)} {foreign_note(foreign)}{SUPPORTED}")
     hyper, tensors = loaded["hyper_parameters"], loaded["state_dict"]
     config = hyper.get("model") if isinstance(hyper, dict) else None
     if not isinstance(config, dict) or not isinstance(tensors, dict):
@@ -104,10 +104,6 @@ def _lightning_source(archive: Archive) -> Source:
         training_module=str(target),
         foreign_names=foreign,
     )
-
-
-def _foreign_note(foreign: tuple[str, ...]) -> str:
-    return f"It names {', '.join(foreign)}, which no checkpoint needs; nothing of that was run. " if foreign else ""
 
 
 def _describe_dict(loaded: dict) -> str:

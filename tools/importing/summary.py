@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 
-from allegro_sim.model.description import JUMPING_ACTIVATIONS, AllegroModel, BesselEmbedding, Mlp
+from allegro_sim.model.description import JUMPING_ACTIVATIONS, AllegroModel, BesselEmbedding
+from allegro_sim.potential.folding import fold_model
 from allegro_sim.tools.importing.elements import symbol_of
 
 
@@ -33,8 +32,10 @@ def describe_model(model: AllegroModel, num_weights: int) -> list[str]:
         lines.append(
             f"ZBL repulsion     yes, K = {model.zbl.coulomb} eV Å, cutoff exponent {model.zbl.cutoff_exponent:g}"
         )
-    before, after = multiply_adds(model)
-    lines.append(f"cost              {before:,} multiply-adds an edge in linear layers, {after:,} with layers merged")
+    written, computed = fold_model(model).multiply_adds
+    lines.append(
+        f"cost              {written:,} multiply-adds an edge as written, {computed:,} as computed here (forward)"
+    )
     return lines
 
 
@@ -45,41 +46,6 @@ def activation_warnings(model: AllegroModel) -> list[str]:
         f"the activation {name} is not 0 at 0: the energy jumps where an atom crosses a cutoff, as upstream's does"
         for name in sorted(used & set(JUMPING_ACTIVATIONS))
     ]
-
-
-def multiply_adds(model: AllegroModel) -> tuple[int, int]:
-    """Multiply-adds of one edge in linear layers, forward: as stored, and with adjacent linear layers merged.
-
-    Merged: the radial linear layer, times its pair's type embeddings, into the first layer of the embedding MLP; and
-    the embedding's last layer into the two projections behind it. Each only where that saves work.
-    """
-    others = sum(_cost(_widths(mlp)) for mlp in (*(layer.latent for layer in model.layers), model.readout))
-    radial = model.radial
-    basis = len(radial.frequencies) if isinstance(radial, BesselEmbedding) else radial.weights.shape[3]
-    projections = model.tensor_linear.shape[1] + model.first_projection.shape[1]
-    chain = [basis, *_widths(model.embed_mlp), projections]
-    if len(model.embed_mlp.weights) == 1:
-        linear_runs = [chain]
-    else:
-        linear_runs = [chain[:3], *([a, b] for a, b in pairwise(chain[2:-2])), chain[-3:]]
-    return others + _cost(chain), others + sum(_cheapest(run) for run in linear_runs)
-
-
-def _widths(mlp: Mlp) -> list[int]:
-    return [mlp.weights[0].shape[0], *(weight.shape[1] for weight in mlp.weights)]
-
-
-def _cost(widths: list[int]) -> int:
-    """Multiply-adds of a chain of linear layers, one after the other."""
-    return sum(a * b for a, b in pairwise(widths))
-
-
-def _cheapest(widths: list[int]) -> int:
-    """Least multiply-adds of a chain when any of its layers may be merged into one matrix: a shortest path."""
-    best = [0]
-    for end in range(1, len(widths)):
-        best.append(min(best[start] + widths[start] * widths[end] for start in range(end)))
-    return best[-1]
 
 
 def _by_type(model: AllegroModel, values: np.ndarray, form: str) -> str:

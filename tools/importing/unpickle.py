@@ -8,7 +8,10 @@ handed and does nothing. Tensors stay references into the archive until `Tensor.
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import pickletools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +56,9 @@ class Record:
             if isinstance(part, dict):
                 self.attributes.update(part)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Record:
+        return Record()
+
     def __setitem__(self, key: Any, value: Any) -> None: ...
 
     def append(self, value: Any) -> None: ...
@@ -72,6 +78,8 @@ class Storage:
     entry: str
     dtype: str
     count: int
+
+    def __setstate__(self, state: Any) -> None: ...  # nothing in a pickle may change it
 
     def numpy(self) -> np.ndarray:
         """All numbers, one-dimensional, native byte order; bfloat16 becomes float32. Raises CheckpointImportError."""
@@ -98,6 +106,8 @@ class Tensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    def __setstate__(self, state: Any) -> None: ...  # nothing in a pickle may change it
+
     @property
     def dtype(self) -> str:
         """ "bfloat16" or a NumPy code."""
@@ -105,6 +115,8 @@ class Tensor:
 
     def numpy(self) -> np.ndarray:
         """A copy of the numbers, in C order. Raises CheckpointImportError where they are missing or damaged."""
+        if math.prod(self.shape) > self.storage.count:
+            raise self.storage.archive.damaged(f"a tensor of shape {self.shape} is larger than its storage")
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         if min(self.shape, default=1) > 0 and last >= self.storage.count:
             raise self.storage.archive.damaged(f"a tensor of shape {self.shape} reaches beyond its storage")
@@ -155,14 +167,31 @@ def _size(shape: Any = ()) -> tuple:
 class _StorageType:
     name: str
 
+    def __setstate__(self, state: Any) -> None: ...
 
-_CONSTRUCTORS: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _Dict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    ("torch", "Size"): _size,
-    ("builtins", "set"): _set,
-    ("builtins", "frozenset"): _set,
+
+class _Constructor:
+    """A function a pickle may call, and do nothing else with."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a function with a state")
+
+
+_CONSTRUCTORS = {
+    ("collections", "OrderedDict"): _Constructor(_Dict),
+    ("torch._utils", "_rebuild_tensor_v2"): _Constructor(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Constructor(_rebuild_parameter),
+    ("torch", "Size"): _Constructor(_size),
+    ("builtins", "set"): _Constructor(_set),
+    ("builtins", "frozenset"): _Constructor(_set),
 }
 
 
@@ -201,14 +230,36 @@ def load_inert(archive: Archive, entry: str, storage_entry: str) -> tuple[Any, t
     Returns the object and the names in the pickle that no checkpoint of nequip needs (empty for an honest file).
     Raises CheckpointImportError when the pickle is damaged.
     """
-    unpickler = _InertUnpickler(archive, archive.read(entry), storage_entry)
+    data = archive.read(entry)
+    unpickler = _InertUnpickler(archive, data, storage_entry)
     try:
+        _check_opcodes(data)
         loaded = unpickler.load()
     except CheckpointImportError:
         raise
-    except (Exception, RecursionError) as error:  # whatever a malformed pickle provokes in the C unpickler
-        raise archive.damaged(f"the pickle {entry} cannot be read ({type(error).__name__}: {error})") from error
-    return loaded, tuple(sorted(name for name in unpickler.names if not _expected(name)))
+    except Exception as error:  # whatever a malformed pickle provokes in the C unpickler
+        names = foreign_note(_foreign(unpickler))
+        reason = f"{type(error).__name__}: {error}".replace("\n", " ")
+        raise archive.damaged(f"the pickle {entry} cannot be read ({reason}). {names}") from error
+    return loaded, _foreign(unpickler)
+
+
+def foreign_note(names: tuple[str, ...]) -> str:
+    """A sentence about names that no checkpoint needs; empty where there are none."""
+    return f"It names {', '.join(names)}, which no checkpoint needs; nothing of that was run. " if names else ""
+
+
+def _foreign(unpickler: _InertUnpickler) -> tuple[str, ...]:
+    return tuple(sorted(name for name in unpickler.names if not _expected(name)))
+
+
+def _check_opcodes(data: bytes) -> None:
+    """Refuse what would make the unpickler take memory far beyond the size of the pickle. Raises UnpicklingError."""
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > len(data):
+            raise pickle.UnpicklingError(f"memo index {argument}")
+        if opcode.name in ("BYTEARRAY8", "NEXT_BUFFER"):
+            raise pickle.UnpicklingError(f"opcode {opcode.name}, which PyTorch does not write")
 
 
 def _expected(name: str) -> bool:

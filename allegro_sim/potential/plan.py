@@ -1,0 +1,212 @@
+"""A model turned into what the CPU kernels read: programs, packed weights, sparse lists, and the layout of the workspace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from allegro_sim.kernels.cpu.allegro import Network, Workspace
+from allegro_sim.kernels.cpu.edges import Edges
+from allegro_sim.kernels.cpu.harmonics import harmonic_norms, scratch_rows
+from allegro_sim.kernels.cpu.radial import BESSEL, SPLINE
+from allegro_sim.kernels.cpu.simd import VECTOR_BYTES, pad
+from allegro_sim.kernels.cpu.tensor_track import TensorTrack
+from allegro_sim.model.description import AllegroModel, BesselEmbedding
+from allegro_sim.model.irreps import total_dim
+from allegro_sim.potential.folding import contraction_list, fold_model
+from allegro_sim.potential.programs import ProgramBuilder
+
+
+def aligned_empty(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Zeros that start at a multiple of 64 bytes: vectors then never straddle cache lines."""
+    count = int(np.prod(shape))
+    raw = np.zeros(count * np.dtype(dtype).itemsize + VECTOR_BYTES, np.uint8)
+    start = -raw.ctypes.data % VECTOR_BYTES
+    return raw[start : start + count * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
+
+
+def _slot_starts(l_max: int, slots: int) -> np.ndarray:
+    """First component of each range of components that share a weight: one range a degree, or one for all."""
+    ends = (l_max + 1) ** 2
+    return np.array([*(degree * degree for degree in range(slots)), ends] if slots > 1 else [0, ends], np.int64)
+
+
+class Plan:
+    """Constants and layout for one model in one dtype of features (float32 or float64).
+
+    Attributes
+    ----------
+    folded : Folded
+    bytes_per_edge : int, workspace of a thread for each edge of a chunk
+    """
+
+    def __init__(self, model: AllegroModel, dtype: Any) -> None:
+        self.model, self.dtype = model, np.dtype(dtype)
+        self.folded = fold_model(model)
+        self._builder = ProgramBuilder(model, self.folded, dtype)
+        self._components = (model.l_max + 1) ** 2
+        self._num_basis = self.folded.embedding[0].matrix.shape[1]
+        self._make_lists()
+        self._place_centers()
+        self._make_constants()
+        feature_rows = self._builder.buffers.row_elements() + self._components + 2 * self._num_basis
+        double_rows = 25 + scratch_rows(model.l_max) + 3 * self._components
+        self.bytes_per_edge = feature_rows * self.dtype.itemsize + double_rows * 8
+
+    def _make_lists(self) -> None:
+        """Contraction lists of all layers as flat arrays: list 2 k is M_k, list 2 k + 1 its invariant column m_k."""
+        model, channels = self.model, self._builder.channels
+        list_groups, group_entries = [0], [0]
+        group_paths, group_first, second, out, values = [], [], [], [], []
+        path_starts = np.cumsum([0, *(len(layer.paths) for layer in model.layers)])
+        for k in range(model.num_layers):
+            for invariant_only in (False, True):
+                contraction = contraction_list(model, k, invariant_only)
+                keys = contraction.indices[:, [3, 0]]
+                breaks = np.flatnonzero(np.any(np.diff(keys, axis=0, prepend=-1) != 0, axis=1))
+                for start, end in zip(breaks, [*breaks[1:], len(keys)], strict=True):
+                    group_paths.append(path_starts[k] + keys[start, 0])
+                    group_first.append(keys[start, 1])
+                    group_entries.append(group_entries[-1] + end - start)
+                second.append(contraction.indices[:, 1])
+                out.append(contraction.indices[:, 2])
+                values.append(contraction.values)
+                list_groups.append(len(group_paths))
+        weights = aligned_empty((int(path_starts[-1]), channels), self.dtype)
+        for k, layer in enumerate(model.layers):
+            weights[path_starts[k] : path_starts[k + 1], : model.num_tensor_features] = layer.path_weights.T
+        self._lists: dict[str, np.ndarray] = {
+            "list_groups": np.array(list_groups, np.int64),
+            "group_entries": np.array(group_entries, np.int64),
+            "group_paths": np.array(group_paths, np.int64),
+            "group_first": np.array(group_first, np.int64),
+            "entry_second": np.concatenate(second),
+            "entry_out": np.concatenate(out),
+            "entry_values": np.concatenate(values).astype(self.dtype),
+            "path_weights": weights,
+        }
+
+    def _place_centers(self) -> None:
+        """Layout of the vectors of one centre, one after the other in its block."""
+        model, channels = self.model, self._builder.channels
+        num_layers = model.num_layers
+        at = 0
+
+        def take(components: int) -> int:
+            nonlocal at
+            start, at = at, at + components * channels
+            return start
+
+        dims = [self._components, *(total_dim(layer.irreps_in) for layer in model.layers[1:])]
+        environments = [take(self._components) for _ in range(num_layers)]
+        environment_gradients = [take(self._components) for _ in range(num_layers)]
+        chain_at = np.zeros((num_layers, num_layers + 1), np.int64)
+        chain_dims = np.zeros((num_layers, num_layers + 1), np.int64)
+        for k in range(num_layers):
+            # n_{k+1} is the number 1: the invariant column alone starts the chain.
+            chain_dims[k, : k + 2] = [*dims[: k + 1], 1]
+            chain_at[k, : k + 2] = [take(dim) for dim in chain_dims[k, : k + 2]]
+        row = pad(self._components, self.dtype)
+        self._centers: dict[str, Any] = {
+            "environment_at": np.array(environments, np.int64),
+            "environment_gradient_at": np.array(environment_gradients, np.int64),
+            "chain_at": chain_at,
+            "chain_dims": chain_dims,
+            "gradient_at": np.array([take(max(dims)), take(max(dims))], np.int64),
+            "transposed_at": np.array(
+                [take(model.tensor_weight_irreps * row), take(model.environment_weight_irreps * row)], np.int64
+            ),
+        }
+        self._centers["block"] = at
+
+    def _make_constants(self) -> None:
+        model, builder, dtype = self.model, self._builder, self.dtype
+        radial, zbl = model.radial, model.zbl
+        is_bessel = isinstance(radial, BesselEmbedding)
+        energy_weights = np.zeros(builder.readout_width)
+        energy_weights[builder.readout_places] = self.folded.energy_weights
+        energy_factors = np.asarray(model.edge_sum_norms * model.scales, np.float64)
+        seeds = aligned_empty((model.num_types, builder.readout_width), dtype)
+        seeds[:] = energy_factors[:, None] * energy_weights
+        weights = aligned_empty(sum(map(len, builder.weights)), dtype)
+        np.concatenate(builder.weights, out=weights)
+        programs, starts = builder.table()
+        self._constants: dict[str, Any] = {
+            "cutoffs": np.array(model.cutoffs, np.float64),
+            "radial_kind": BESSEL if is_bessel else SPLINE,
+            "frequencies": np.array(radial.frequencies if is_bessel else [], np.float64),
+            "spline_span": 0.0 if is_bessel else float(radial.span),
+            "cutoff_exponent": float(radial.cutoff_exponent) if is_bessel else 6.0,
+            "harmonic_norms": harmonic_norms(model.l_max),
+            "weights": weights,
+            "programs": programs,
+            "program_starts": starts,
+            "environment_norms": np.array(model.environment_norms, dtype),
+            "seeds": seeds,
+            "energy_weights": energy_weights,
+            "energy_factors": energy_factors,
+            "shifts": np.array(model.shifts, np.float64),
+            "has_zbl": int(zbl is not None),
+            "zbl_numbers": np.array(zbl.atomic_numbers if zbl else np.ones(model.num_types), np.float64),
+            "zbl_coulomb": float(zbl.coulomb) if zbl else 0.0,
+            "zbl_exponent": float(zbl.cutoff_exponent) if zbl else 6.0,
+        }
+
+    def bind(self, capacity: int) -> tuple[Network, TensorTrack]:
+        """Constants for chunks of at most `capacity` edges (places in the workspace depend on it)."""
+        model, buffers = self.model, self._builder.buffers
+        table, _ = buffers.place(capacity)
+
+        def place(name: str) -> np.ndarray:
+            return table[buffers.number(name), :2].copy()
+
+        layers = range(model.num_layers)
+        track = TensorTrack(
+            channels=self._builder.channels,
+            environment_slots=_slot_starts(model.l_max, model.environment_weight_irreps),
+            tensor_slots=_slot_starts(model.l_max, model.tensor_weight_irreps),
+            environment_buffers=np.array([place(f"environment {k}") for k in layers]),
+            environment_gradient=place("environment gradient"),
+            tensor_weights=place("tensor weights"),
+            tensor_weight_gradient=place("tensor weights gradient"),
+            inner_buffers=np.array([place(f"inner {k}") for k in layers]),
+            weighted_gradient=place("weighted gradient"),
+            invariants=place("invariants"),
+            invariant_gradient=place("invariants gradient"),
+            harmonic_gradient=place("harmonics gradient"),
+            **self._lists,
+            **self._centers,
+        )
+        return Network(buffers=table, **self._constants), track
+
+    def allocate(self, capacity: int, max_centers: int) -> tuple[Workspace, Edges]:
+        """The scratch of one thread for chunks of at most `capacity` edges and `max_centers` centres."""
+        # Rows of one quantity over edges: whole cache lines, but not a power of two, which would crowd into few cache sets.
+        length = -(-capacity // 16) * 16 + 16
+        _, size = self._builder.buffers.place(capacity)
+        workspace = Workspace(
+            features=aligned_empty(size, self.dtype),
+            centers=aligned_empty(max_centers * self._centers["block"], self.dtype),
+            totals=aligned_empty((max_centers, self._builder.readout_width), np.float64),
+        )
+        doubles = {name: aligned_empty(length, np.float64) for name in (
+            "lengths", "inverse_cutoffs", "x", "radial_slopes", "cutoff", "cutoff_slopes", "pair_energies", "pair_slopes",
+        )}  # fmt: skip
+        harmonics = aligned_empty((self._components, length), self.dtype)
+        edges = Edges(
+            first=np.zeros(max_centers + 1, np.int64),
+            **{name: np.zeros(length, np.int64) for name in ("centers", "center_types", "neighbors", "pairs")},
+            vectors=aligned_empty((3, length), np.float64),
+            units=aligned_empty((3, length), np.float64),
+            gradients=aligned_empty((3, length), np.float64),
+            numbers=aligned_empty((2, length), np.float64),
+            scratch=aligned_empty((scratch_rows(self.model.l_max), length), np.float64),
+            harmonic_slopes=aligned_empty((3 * self._components, length), np.float64),
+            harmonics=harmonics,
+            flat_harmonics=harmonics.reshape(-1),
+            basis=aligned_empty((self._num_basis, length), self.dtype),
+            basis_slopes=aligned_empty((self._num_basis, length), self.dtype),
+            **doubles,
+        )
+        return workspace, edges

@@ -1,0 +1,71 @@
+"""Every mistake in the input ends the program on all ranks with exit code 2 and one message that names it.
+
+No traceback, nothing overwritten, and nothing new on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.bad_inputs import make_cases, run_case, snapshot
+
+from allegro_sim import cli
+from allegro_sim.parallel.comm import SerialComm
+
+
+def check(name: str, code: int, message: str, words: list[str]) -> None:
+    assert code == 2, (name, code, message)
+    assert message.startswith("allegro-sim: ") and message.count("\n") == 1, (name, message)
+    assert "Traceback" not in message
+    assert not [word for word in words if word not in message], (name, message)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bad")
+
+
+def test_one_rank_names_the_mistake_and_writes_nothing(folder: Path, inputs: Path, monkeypatch) -> None:
+    monkeypatch.setattr(cli, "world", SerialComm)
+    cases = make_cases(folder, inputs)
+    before = snapshot(folder)
+    for name, case in cases.items():
+        check(name, *run_case(case), case.words)
+        assert snapshot(folder) == before, name
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.mpi
+def test_all_ranks_end_and_one_speaks(folder: Path, inputs: Path, mpirun: Callable) -> None:
+    script = Path(__file__).parent.parent / "support" / "bad_inputs.py"
+    results = folder / "results.json"
+    done = mpirun(3, sys.executable, script, folder, inputs, results, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    outcomes = json.loads(results.read_text())
+    cases = make_cases(folder, inputs)
+    assert outcomes.keys() == cases.keys()
+    for name, ranks in outcomes.items():
+        assert len(ranks) == 3
+        check(name, *ranks[0], cases[name].words)
+        assert ranks[1:] == [[2, ""], [2, ""]], name
+
+
+@pytest.mark.mpi
+def test_the_program_itself_exits_with_2_under_mpirun(folder: Path, inputs: Path, mpirun: Callable) -> None:
+    case = make_cases(folder, inputs)["element not in the model"]
+    done = mpirun(2, sys.executable, "-m", "allegro_sim", *case.arguments, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count("allegro-sim: ") == 1 and "Traceback" not in done.stderr + done.stdout
+    assert "Na (2 atoms)" in done.stderr
+
+
+def test_wrong_arguments_exit_with_2() -> None:
+    for arguments in ([], ["a.toml", "b.toml"], ["a.toml", "--unknown"], ["a.toml", "--restart", "--overwrite"]):
+        done = subprocess.run([sys.executable, "-m", "allegro_sim", *arguments], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "usage: allegro-sim" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,300 @@
+"""Files that are damaged, hostile or something else: one clear message, and nothing in them ever runs."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.golden import FOLDER
+
+from allegro_sim.errors import CheckpointImportError
+from allegro_sim.tools.importing.build import build_model
+from allegro_sim.tools.importing.source import Source, open_source
+
+CHECKPOINT = FOLDER / "zbl_metal.ckpt"
+
+
+def rewrite(target: Path, change: Callable[[str, bytes], bytes | None]) -> Path:
+    """A copy of the checkpoint with sound checksums, its entries replaced, or left out where `change` gives None."""
+    with zipfile.ZipFile(CHECKPOINT) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = change(name, old.read(name))
+            if content is not None:
+                new.writestr(name, content)
+    return target
+
+
+def write_saved(target: Path, content: bytes) -> Path:
+    """An archive as torch.save writes it, with the given pickle."""
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        archive.writestr("archive/version", "3\n")
+    return target
+
+
+def refusal(path: Path) -> str:
+    """The message with which a file is refused."""
+    with pytest.raises(CheckpointImportError) as caught:
+        build_model(open_source(path))
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    return message
+
+
+class Touch:
+    """Pickled, a call that makes a file."""
+
+    def __init__(self, path: Path, how: str) -> None:
+        self.path, self.how = path, how
+
+    def __reduce__(self):
+        if self.how == "eval":
+            return eval, (f"open({str(self.path)!r}, 'w').close()",)
+        return Path.touch, (self.path,)
+
+
+def hostile_prefixes(witness: Path) -> dict[str, bytes]:
+    """Pickle code that would make the file `witness`, to be put before an honest pickle: opcodes of several kinds."""
+    command = f"touch {witness}".encode()
+    text = b"X" + len(command).to_bytes(4, "little") + command
+    return {
+        "REDUCE": b"cposix\nsystem\n(" + text + b"tR0",
+        "INST": b"(" + text + b"iposix\nsystem\n0",
+        "OBJ": b"(cposix\nsystem\n" + text + b"o0",
+        "NEWOBJ": b"cposix\nsystem\n(" + text + b"t\x810",
+        "nested": b"c__builtin__\ngetattr\n(cposix\n__dict__\nX\x06\x00\x00\x00systemtR(" + text + b"tR0",
+        "BUILD": b"ctorch._utils\n_rebuild_parameter\n}X\x08\x00\x00\x00__code__cposix\nsystem\nsb0",
+        "setstate": b"cposix\nsystem\n)\x81}X\x0c\x00\x00\x00__setstate__cposix\nsystem\nsb" + text + b"b0",
+    }
+
+
+@pytest.mark.parametrize("kind", list(hostile_prefixes(Path())))
+def test_code_in_a_checkpoint_does_not_run_and_is_reported(kind: str, tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    prefix = hostile_prefixes(witness)[kind]
+
+    def infect(name: str, content: bytes) -> bytes:
+        return content[:2] + prefix + content[2:] if name.endswith("data.pkl") else content
+
+    path = rewrite(tmp_path / "hostile.ckpt", infect)
+    if kind == "BUILD":  # names only what is allowed, and misuses it
+        assert "damaged" in refusal(path)
+    else:
+        built = build_model(open_source(path))
+        assert any("posix" in note and "nothing of it was run" in note for note in built.notes)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("how", ["eval", "touch"])
+def test_a_hostile_file_that_is_no_checkpoint_is_refused_and_reported(how: str, tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    path = write_saved(tmp_path / "hostile.ckpt", pickle.dumps({"state": Touch(witness, how)}, protocol=2))
+    message = refusal(path)
+    assert "nothing of that was run" in message and ("eval" in message or "pathlib" in message)
+    assert not witness.exists()
+
+
+def test_a_pickle_that_asks_for_huge_memory_is_refused(tmp_path: Path) -> None:
+    for content in (
+        b"\x80\x02}r\xff\xff\xff\x7f.",  # LONG_BINPUT: a memo of 2^31 entries
+        b"\x80\x05\x96\x00\x00\x00\x00\x01\x00\x00\x00.",  # BYTEARRAY8 of 4 GiB
+    ):
+        assert "damaged" in refusal(write_saved(tmp_path / "huge.ckpt", content))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.0001, 0.01, 0.3, 0.6, 0.9, 0.99, 0.9999])
+def test_a_truncated_checkpoint_is_refused(fraction: float, tmp_path: Path) -> None:
+    data = CHECKPOINT.read_bytes()
+    path = tmp_path / "truncated.ckpt"
+    path.write_bytes(data[: int(fraction * len(data))])
+    message = refusal(path)
+    assert "truncated" in message or "empty" in message or "not a zip archive" in message
+
+
+def test_flipped_bits_are_noticed_or_harmless(tmp_path: Path) -> None:
+    data = CHECKPOINT.read_bytes()
+    expected = build_model(open_source(CHECKPOINT)).model
+    path = tmp_path / "flipped.ckpt"
+    refused = 0
+    for position in np.random.default_rng(5).integers(0, len(data), 60):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << int(position) % 8
+        path.write_bytes(damaged)
+        try:
+            model = build_model(open_source(path)).model
+        except CheckpointImportError:
+            refused += 1
+        else:  # a date in the zip's directory, say
+            np.testing.assert_array_equal(model.readout.weights[0], expected.readout.weights[0])
+    assert refused > 30
+
+
+def test_a_missing_or_short_storage_is_refused(tmp_path: Path) -> None:
+    missing = rewrite(tmp_path / "missing.ckpt", lambda name, old: None if name.endswith("data/10") else old)
+    assert "data/10 is missing" in refusal(missing)
+    short = rewrite(tmp_path / "short.ckpt", lambda name, old: old[:-8] if name.endswith("data/10") else old)
+    assert "data/10 has" in refusal(short)
+
+
+def test_other_files_are_named_for_what_they_are(tmp_path: Path) -> None:
+    text = tmp_path / "input.toml"
+    text.write_text("[model]\n")
+    assert "not a zip archive" in refusal(text)
+    assert "no such file" in refusal(tmp_path / "absent.ckpt")
+    assert "folder" in refusal(tmp_path)
+    weights = tmp_path / "model.h5"
+    weights.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    assert "allegro-tools info" in refusal(weights)
+    plain = tmp_path / "photos.zip"
+    with zipfile.ZipFile(plain, "w") as archive:
+        archive.writestr("cat.jpg", b"")
+    assert "not one of PyTorch" in refusal(plain)
+    old = tmp_path / "old.pth"
+    old.write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.rest")
+    assert "before PyTorch 1.6" in refusal(old)
+
+
+def test_other_pytorch_files_are_refused_by_what_they_hold(tmp_path: Path) -> None:
+    path = tmp_path / "other.ckpt"
+    assert "holds epoch, step" in refusal(write_saved(path, pickle.dumps({"epoch": 3, "step": 7}, 2)))
+    assert "holds a list" in refusal(write_saved(path, pickle.dumps([1, 2], 2)))
+    lightning = {"state_dict": {}, "hyper_parameters": {"learning_rate": 0.1}}
+    assert "hyper_parameters.model" in refusal(write_saved(path, pickle.dumps(lightning, 2)))
+    nequip = {"state_dict": {}, "hyper_parameters": {"model": {"_target_": "nequip.model.NequIPGNNModel"}}}
+    assert "NequIPGNNModel" in refusal(write_saved(path, pickle.dumps(nequip, 2)))
+    legacy = {"model.model.func.radial_basis.basis.bessel_weights": 0}
+    assert "legacy" in refusal(write_saved(path, pickle.dumps(legacy, 2)))
+    deployed = tmp_path / "deployed.pth"
+    with zipfile.ZipFile(deployed, "w") as archive:
+        archive.writestr("best/constants.pkl", b"")
+        archive.writestr("best/extra/nequip_version", "0.6.1")
+    message = refusal(deployed)
+    assert "legacy" in message and "0.6.1" in message
+
+
+def change_and_build(change: Callable[[Source], None]) -> str:
+    source = open_source(CHECKPOINT)
+    change(source)
+    with pytest.raises(CheckpointImportError) as caught:
+        build_model(source)
+    return str(caught.value)
+
+
+def test_unknown_options_and_tensors_are_named() -> None:
+    tensor = next(iter(open_source(CHECKPOINT).state.values()))
+    changes: dict[str, Callable[[Source], object]] = {
+        "model.new_option": lambda s: s.config.update(new_option=3),
+        "model.l_max": lambda s: s.config.pop("l_max"),
+        "model.num_layers": lambda s: s.config.update(num_layers="two"),
+        "model.radial_chemical_embed._target_": lambda s: s.config["radial_chemical_embed"].update(_target_="my.Embed"),
+        "model.radial_chemical_embed.extra": lambda s: s.config["radial_chemical_embed"].update(extra=1),
+        "model.pair_potential._target_": lambda s: s.config["pair_potential"].update(_target_="nequip.nn.LennardJones"),
+        "model.allegro_mlp_nonlinearity": lambda s: s.config.update(allegro_mlp_nonlinearity="relu"),
+        "allegro.extra.weight": lambda s: s.state.update({"model.func.allegro.extra.weight": tensor}),
+        "allegro.tps.0.weights": lambda s: s.state.pop("model.func.allegro.tps.0.weights"),
+        "per_type_energy_scale_shift.shifts": lambda s: s.state.pop("model.func.per_type_energy_scale_shift.shifts"),
+        "edge_norm._rmax_recip": lambda s: s.config.update(r_max=3.9),
+        "allegro.latents.0.mlp.0.weight": lambda s: s.config.update(allegro_mlp_hidden_layers_width=9),
+        "pair_potential._qqr2exesquare": lambda s: s.config["pair_potential"].update(units="real"),
+    }
+    for name, change in changes.items():
+        assert name in change_and_build(change), name
+
+
+def test_wigner_symbols_that_are_not_ours_are_refused() -> None:
+    def exchange(source: Source) -> None:
+        weights = "model.func.allegro.tps.0.w3j"
+        tensor = source.state[weights]
+        swapped = (tensor.strides[0], tensor.strides[2], tensor.strides[1], tensor.strides[3])
+        source.state[weights] = type(tensor)(tensor.storage, tensor.offset, tensor.shape, swapped)
+
+    assert "allegro.tps.0.w3j" in change_and_build(exchange)
+
+
+def test_modified_models_are_imported_or_named() -> None:
+    plain = build_model(open_source(CHECKPOINT)).model
+    source = open_source(CHECKPOINT)
+    inner = source.config
+    modifiers: list[dict[str, object]] = [{"modifier": "modify_PerTypeScaleShift", "shifts": {"O": 1.0}}]
+    source.config = {"_target_": "nequip.model.modify", "model": inner, "modifiers": modifiers}
+    np.testing.assert_array_equal(build_model(source).model.shifts, plain.shifts)
+    modifiers.append({"modifier": "enable_Magic"})
+    with pytest.raises(CheckpointImportError, match="enable_Magic"):
+        build_model(source)
+    source.config = {"_target_": "nequip.model.ModelFromPackage", "package_path": "x.nequip.zip"}
+    with pytest.raises(CheckpointImportError, match="nequip-package build"):
+        build_model(source)
+
+
+def test_averaged_weights_are_taken_unless_raw_ones_are_asked_for() -> None:
+    source = open_source(FOLDER / "l1_three_layers_float32_ema.ckpt")
+    averaged, raw = build_model(source), build_model(source, raw_weights=True)
+    assert (averaged.weights_used, raw.weights_used) == ("averaged (EMA)", "raw")
+    assert averaged.num_weights == raw.num_weights
+    for name in ("shifts", "tensor_linear", "first_projection"):
+        assert not np.array_equal(getattr(averaged.model, name), getattr(raw.model, name)), name
+    np.testing.assert_array_equal(averaged.model.scales, raw.model.scales)  # not trained
+    assert source.ema is not None
+    source.ema.pop()
+    with pytest.raises(CheckpointImportError, match="--raw-weights"):
+        build_model(source)
+
+
+def test_zbl_cutoff_follows_the_version_of_nequip() -> None:
+    source = open_source(CHECKPOINT)
+    for version, exponent in (("0.16.3", 4.0), ("0.17.0", 7.0), ("0.19.1", 7.0), ("0.8.0", 4.0)):
+        source.versions["nequip"] = version
+        zbl = build_model(source).model.zbl
+        assert zbl is not None and zbl.cutoff_exponent == exponent, version
+    del source.versions["nequip"]
+    with pytest.raises(CheckpointImportError, match="version of nequip"):
+        build_model(source)
+
+
+def test_elements_come_from_the_file_or_the_user() -> None:
+    named = build_model(open_source(FOLDER / "zbl_real_spline.ckpt")).model
+    assert named.type_names == ("H", "heavy", "light") and named.atomic_numbers.tolist() == [1, 14, 6]
+    source = open_source(FOLDER / "per_type_energies.ckpt")
+    source.config["type_names"] = ["Ow", "Hw"]
+    with pytest.raises(CheckpointImportError, match="--elements Ow=SYMBOL"):
+        build_model(source)
+    given = build_model(source, elements={"Ow": "O", "Hw": "H"}).model
+    assert given.atomic_numbers.tolist() == [8, 1] and abs(given.masses[0] - 15.999) < 1e-9
+    mapper = {
+        "_target_": "nequip.data.transforms.ChemicalSpeciesToAtomTypeMapper",
+        "chemical_species_to_atom_type_map": {"O": "Ow", "H": "Hw"},
+    }
+    source.run_config["data"] = {"transforms": [mapper]}
+    assert build_model(source).model.atomic_numbers.tolist() == [8, 1]
+    with pytest.raises(CheckpointImportError, match="names X"):
+        build_model(source, elements={"X": "O"})
+
+
+def test_tensors_of_every_type_and_stride_are_read(tmp_path: Path) -> None:
+    from allegro_sim.tools.importing.archive import Archive
+    from allegro_sim.tools.importing.unpickle import Storage, Tensor
+
+    numbers = np.array([1.5, -2.0, 0.25, 3.0, -0.5, 8.0])
+    bfloat16 = (numbers.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    for order in ("little", "big"):
+        code = "<" if order == "little" else ">"
+        with zipfile.ZipFile(tmp_path / "types.ckpt", "w") as archive:
+            archive.writestr("a/data.pkl", b"")
+            archive.writestr("a/byteorder", order)
+            for dtype in ("f8", "f4", "f2"):
+                archive.writestr(f"a/data/{dtype}", numbers.astype(code + dtype).tobytes())
+            archive.writestr("a/data/bfloat16", bfloat16.astype(code + "u2").tobytes())
+        opened = Archive(tmp_path / "types.ckpt")
+        for dtype in ("f8", "f4", "f2", "bfloat16"):
+            storage = Storage(opened, f"data/{dtype}", dtype, 6)
+            np.testing.assert_array_equal(Tensor(storage, 0, (2, 3), (3, 1)).numpy(), numbers.reshape(2, 3))
+            np.testing.assert_array_equal(Tensor(storage, 0, (3, 2), (1, 3)).numpy(), numbers.reshape(2, 3).T)
+            np.testing.assert_array_equal(Tensor(storage, 2, (2,), (2,)).numpy(), numbers[2:6:2])
+            assert Tensor(storage, 5, (), ()).numpy() == 8.0
+            for beyond in (Tensor(storage, 4, (3,), (1,)), Tensor(storage, 0, (7,), (0,)), Tensor(storage, 6, (), ())):
+                with pytest.raises(CheckpointImportError, match="a tensor of shape"):
+                    beyond.numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
@@ -16,6 +17,9 @@ from allegro_sim.parallel.comm import Comm, collective_errors, world
 from allegro_sim.simulation import Simulation
 
 _KEYBOARD_INTERRUPT = 130
+_PATIENCE_SECONDS = 5.0
+"""How long a rank with an error waits for the others to arrive at the same."""
+
 _EPILOG = """\
 exit codes: 0 done; 1 internal error; 2 the input is wrong, nothing was overwritten; 3 stopped by a guard.
 Relative input paths in INPUT.toml are relative to it, output paths to the current directory."""
@@ -92,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(options: argparse.Namespace, comm: Comm) -> int:
     """Exit code of a run. Errors of the user are raised on all ranks alike, and told by rank 0."""
     screen = Screen(enabled=comm.rank == 0)
+    # Of its own, so that ranks that still work cannot take this farewell for one of their barriers.
+    farewell = comm.split(0)
     try:
         settings = None
         with collective_errors(comm):
@@ -104,10 +110,24 @@ def _run(options: argparse.Namespace, comm: Comm) -> int:
         else:
             simulation.run()
     except AllegroSimError as error:
-        if comm.rank == 0:
-            _tell(error)
+        _leave_together(farewell, error)
         return error.exit_code
     return 0
+
+
+def _leave_together(comm: Comm, error: AllegroSimError) -> None:
+    """Rank 0 tells the error, once all ranks have met it; should it be this rank's alone, all are ended."""
+
+    def end_all() -> None:
+        _tell(error)
+        comm.abort(error.exit_code)
+
+    alone = threading.Timer(_PATIENCE_SECONDS, end_all)
+    alone.start()
+    comm.patient_barrier()
+    alone.cancel()
+    if comm.rank == 0:
+        _tell(error)
 
 
 def _tell(error: AllegroSimError) -> None:

@@ -3,9 +3,11 @@
     python tools/make_golden.py --upstream-python PATH --update-golden [NAME ...]
 
 PATH is an interpreter with nequip and nequip-allegro. Each model spans other options; each is evaluated on five
-structures: triclinic and periodic, a cell smaller than the cutoff, a cluster, two atoms, and an isolated atom. The files
-are ours (MIT): NAME.ckpt is a Lightning checkpoint as upstream's training writes it, compressed; NAME.npz holds the
-structures and results.
+structures: triclinic and periodic, a cell smaller than the cutoff, a cluster, two atoms, and an isolated atom. The
+files are ours (MIT):
+
+    NAME.ckpt    a Lightning checkpoint as upstream's training writes it, compressed
+    NAME.npz     structures and results
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from allegro_sim.parallel.comm import Comm
 
-_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
-_OLD_QUOTA_FILES = (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us"))
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def cores_of_rank(comm: Comm) -> int:
@@ -32,12 +32,32 @@ def affinity() -> frozenset[int]:
 
 
 def quota() -> float:
-    """Cores' worth of processor time granted by the control group (version 2 or 1); infinite without a limit."""
+    """Cores' worth of processor time granted by the control groups (version 2 or 1); infinite without a limit."""
+    return min((_read_quota(folder) for folder in _own_folders()), default=float("inf"))
+
+
+def _own_folders() -> list[Path]:
+    """Folders of the control group of this process and of all groups around it."""
+    folders = [_CGROUPS, _CGROUPS / "cpu"]
     try:
-        if _QUOTA_FILE.exists():
-            granted, period = _QUOTA_FILE.read_text().split()
+        lines = _OWN_CGROUP.read_text().splitlines()
+    except OSError:
+        return folders
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "" or "cpu" in controllers.split(","):
+            root = _CGROUPS / "cpu" if controllers else _CGROUPS
+            own = root / path.lstrip("/")
+            folders += [folder for folder in (own, *own.parents) if folder.is_relative_to(root)]
+    return folders
+
+
+def _read_quota(folder: Path) -> float:
+    try:
+        if (folder / "cpu.max").exists():
+            granted, period = (folder / "cpu.max").read_text().split()
         else:
-            granted, period = (path.read_text().strip() for path in _OLD_QUOTA_FILES)
+            granted, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
         return float(granted) / float(period) if granted not in ("max", "-1") else float("inf")
     except (OSError, ValueError):
         return float("inf")

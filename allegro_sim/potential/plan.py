@@ -32,6 +32,14 @@ def _slot_starts(l_max: int, slots: int) -> np.ndarray:
     return np.array([*(degree * degree for degree in range(slots)), ends] if slots > 1 else [0, ends], np.int64)
 
 
+def _slot_of_components(l_max: int, slots: int) -> np.ndarray:
+    """Slot of each component, with zeros up to one more than a multiple of eight."""
+    components = np.arange((l_max + 1) ** 2)
+    result = np.zeros(1 + -(-(len(components) - 1) // 8) * 8, np.int64)
+    result[: len(components)] = np.sqrt(components).astype(np.int64) if slots > 1 else 0
+    return result
+
+
 class Plan:
     """Constants and layout for one model in one dtype of features (float32 or float64).
 
@@ -99,24 +107,22 @@ class Plan:
             return start
 
         dims = [self._components, *(total_dim(layer.irreps_in) for layer in model.layers[1:])]
+        # Read in eights from the second component on: zeros follow where the last eight is not full.
+        in_eights = max(dims[0], 1 + -(-(self._components - 1) // 8) * 8)
         environments = [take(self._components) for _ in range(num_layers)]
-        environment_gradients = [take(self._components) for _ in range(num_layers)]
+        environment_gradients = [take(in_eights) for _ in range(num_layers)]
         chain_at = np.zeros((num_layers, num_layers + 1), np.int64)
         chain_dims = np.zeros((num_layers, num_layers + 1), np.int64)
         for k in range(num_layers):
             # n_{k+1} is the number 1: the invariant column alone starts the chain.
             chain_dims[k, : k + 2] = [*dims[: k + 1], 1]
-            chain_at[k, : k + 2] = [take(dim) for dim in chain_dims[k, : k + 2]]
-        row = pad(self._components, self.dtype)
+            chain_at[k, : k + 2] = [take(in_eights), *(take(dim) for dim in chain_dims[k, 1 : k + 2])]
         self._centers: dict[str, Any] = {
             "environment_at": np.array(environments, np.int64),
             "environment_gradient_at": np.array(environment_gradients, np.int64),
             "chain_at": chain_at,
             "chain_dims": chain_dims,
             "gradient_at": np.array([take(max(dims)), take(max(dims))], np.int64),
-            "transposed_at": np.array(
-                [take(model.tensor_weight_irreps * row), take(model.environment_weight_irreps * row)], np.int64
-            ),
         }
         self._centers["block"] = at
 
@@ -166,6 +172,8 @@ class Plan:
             channels=self._builder.channels,
             environment_slots=_slot_starts(model.l_max, model.environment_weight_irreps),
             tensor_slots=_slot_starts(model.l_max, model.tensor_weight_irreps),
+            environment_slot_of=_slot_of_components(model.l_max, model.environment_weight_irreps),
+            tensor_slot_of=_slot_of_components(model.l_max, model.tensor_weight_irreps),
             environment_buffers=np.array([place(f"environment {k}") for k in layers]),
             environment_gradient=place("environment gradient"),
             tensor_weights=place("tensor weights"),

@@ -78,7 +78,9 @@ class ProgramBuilder:
         self.channels = pad(model.num_tensor_features, dtype)
         environment = model.environment_weight_irreps * self.channels
         tensor = model.tensor_weight_irreps * self.channels
-        components = pad((model.l_max + 1) ** 2, dtype)
+        # Written eight components at a time from column 0, 8, ... on, each time a whole vector.
+        eights = max(-(-((model.l_max + 1) ** 2 - 1) // 8) * 8, 8)
+        components = pad(eights - 8 + lanes(dtype), dtype)
         for name, row in (
             ("scalars", (num_layers + 1) * self.scalars),
             ("scalars gradient", (num_layers + 1) * self.scalars),

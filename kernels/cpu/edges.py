@@ -139,14 +139,14 @@ def gather(edges, atoms, cutoffs, first_center, last_center):
 def edge_gradients(edges, features, harmonic_gradients_at, row, count):
     """dE/dr_ij from dE/dx and dE/dY:  (dE/dd) n + (1 - n n^T) (sum_a dE/dY_a dY_a/dn) / d  (overwrites `edges.gradients`).
 
-    dE/dY_a of edge z stands in `features` at harmonic_gradients_at + z row + a.
+    dE/dY_a of edge z, a > 0, stands in `features` at harmonic_gradients_at + z row + a - 1.
     """
     gradients, units = edges.gradients, edges.units
     for c in range(3):
         gradients[c, :count] = 0.0
     for component in range(1, len(edges.harmonics)):  # Y_0 is constant
         for z in range(count):
-            factor = np.float64(features[harmonic_gradients_at + z * row + component])
+            factor = np.float64(features[harmonic_gradients_at + z * row + component - 1])
             gradients[0, z] += factor * edges.harmonic_slopes[3 * component, z]
             gradients[1, z] += factor * edges.harmonic_slopes[3 * component + 1, z]
             gradients[2, z] += factor * edges.harmonic_slopes[3 * component + 2, z]

@@ -142,6 +142,33 @@ def sum_lanes(typing_context, vector):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def sum_lanes_of_eight(typing_context, a, b, c, d, e, f, g, h):  # type: ignore[no-untyped-def]
+    """A vector whose first eight elements are the sums of the lanes of eight vectors (the rest are zeros).
+
+    Neighbouring vectors are halved and joined three times over, in all 21 shuffles and additions instead of eight times eight.
+    """
+
+    def generate(context, builder, signature, values):  # type: ignore[no-untyped-def]
+        width = values[0].type.count
+        parts = list(values)
+        for half in (1, 2, 4):
+            blocks = [(i - i % (2 * half), i % (2 * half)) for i in range(width)]
+            low = [start + r if r < half else width + start + r - half for start, r in blocks]
+            joined = []
+            for x, y in zip(parts[::2], parts[1::2], strict=True):
+                left, right = (_shuffle(builder, x, y, [lane + shift for lane in low]) for shift in (0, half))
+                joined.append(builder.fadd(left, right))
+            parts = joined
+        total = parts[0]
+        if width == 8:
+            return total
+        total = builder.fadd(_part(builder, total, 0, 8), _part(builder, total, 8, 8))
+        return _shuffle(builder, total, ir.Constant(total.type, [0.0] * 8), list(range(16)))
+
+    return a(*([a] * 8)), generate
+
+
+@intrinsic
 def add_widened(typing_context, totals, offset, vector):  # type: ignore[no-untyped-def]
     """totals[offset : offset + lanes] += vector, the sum in float64 whatever the vector holds (totals: float64)."""
 
@@ -163,8 +190,12 @@ def _widen(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 def _part(builder: ir.IRBuilder, value: ir.Value, start: int, count: int) -> ir.Value:
     """Lanes start .. start + count of a vector."""
-    places = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(start, start + count)))
-    return builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), places)
+    return _shuffle(builder, value, ir.Constant(value.type, ir.Undefined), list(range(start, start + count)))
+
+
+def _shuffle(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, places: list[int]) -> ir.Value:
+    """The given lanes of x and y, counted through."""
+    return builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places))
 
 
 @intrinsic

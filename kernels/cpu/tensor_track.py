@@ -21,7 +21,7 @@ import numpy as np
 from .compilation import kernel
 from .inner import inner_kernel
 from .product import product
-from .simd import fma, load, splat, store, times, zeros
+from .simd import fma, load, plus, splat, store, sum_lanes_of_eight, times, zeros
 
 
 class TensorTrack(NamedTuple):
@@ -30,6 +30,8 @@ class TensorTrack(NamedTuple):
     channels: int  # U, padded to whole vectors
     environment_slots: np.ndarray  # int64 (slots + 1,): first component of each slot of env
     tensor_slots: np.ndarray  # int64 (slots + 1,): the same for w
+    environment_slot_of: np.ndarray  # int64 (1 + a multiple of 8,): slot of env of each component, 0 beyond the last one
+    tensor_slot_of: np.ndarray  # int64: the same for w
     # Contractions, one list for each (layer, only c = 0): list q = 2 k for M_k, 2 k + 1 for m_k. Groups of one (path, a) each.
     list_groups: np.ndarray  # int64 (2 L + 1,): first group of each list
     group_entries: np.ndarray  # int64 (groups + 1,): first entry of each group
@@ -55,8 +57,7 @@ class TensorTrack(NamedTuple):
     weighted_gradient: np.ndarray  # int64 (2,): dscal_k w
     invariants: np.ndarray  # int64 (2,): scal of the layer at work
     invariant_gradient: np.ndarray  # int64 (2,): dscal of the layer at work
-    harmonic_gradient: np.ndarray  # int64 (2,): dE/dY
-    transposed_at: np.ndarray  # int64 (2,): places in a block for N_k and dA_k spread out as (slot u, a)
+    harmonic_gradient: np.ndarray  # int64 (2,): dE/dY_a in column a - 1
 
 
 @kernel(inline="always")
@@ -139,23 +140,41 @@ def spread_to_edges(slots, channels, features, buffer, harmonics, length, center
         )  # fmt: skip
 
 
-@inner_kernel
-def add_harmonic_gradient(slots, channels, features, out, buffer, centers, at, scratch_at, first, last, accumulate):
-    """dY[z, a] (+)= sum_u f[z, l(a), u] vector[a, u] for the edges first .. last of a centre; dY in the buffer `out`.
+@kernel(inline="always")
+def _component_gradient(features, weighted, environment, centers, vector, gradient, channels):
+    """sum over blocks of channels of f[u] N[a, u] + env[u] dA[a, u]; all arguments after an array are places in it."""
+    total = zeros(features)
+    for u in range(0, channels, 64 // features.itemsize):
+        total = fma(load(features, weighted + u), load(centers, vector + u), total)
+        total = fma(load(features, environment + u), load(centers, gradient + u), total)
+    return total
 
-    One product over all (slot, u): the vector is first spread out as a matrix, zero where a is not of the slot.
+
+@inner_kernel
+def add_harmonic_gradient(
+    features, out, weighted, weighted_slots, environment, environment_slots, centers, vector, gradient, channels, first, last,
+    accumulate,
+):  # fmt: skip
+    """dY[z, a] (+)= sum_u (dscal w)[z, l(a), u] N[a, u] + env[z, l(a), u] dA[a, u] for the edges first .. last of a centre.
+
+    Buffers out, weighted, environment; N at `vector`, dA at `gradient`. Component a > 0 stands in column a - 1 (Y_0 is constant);
+    components come in eights, and beyond the last one N and dA hold zeros. *_slots: the slot of each component.
     """
-    row = out[1]
-    inner = (len(slots) - 1) * channels
-    fill(centers, scratch_at, inner * row, 0.0)
-    for slot in range(len(slots) - 1):
-        for a in range(slots[slot], slots[slot + 1]):
-            for u in range(channels):
-                centers[scratch_at + (slot * channels + u) * row + a] = centers[at + a * channels + u]
-    product(
-        features, out[0] + first * row, row, features, buffer[0] + first * buffer[1], buffer[1], 1,
-        centers, scratch_at, row, last - first, row, inner, accumulate,
-    )  # fmt: skip
+    for z in range(first, last):
+        w, env = weighted[0] + z * weighted[1], environment[0] + z * environment[1]
+        for a in range(1, len(weighted_slots), 8):
+            total = sum_lanes_of_eight(
+                _component_gradient(features, w + weighted_slots[a] * channels, env + environment_slots[a] * channels, centers, vector + a * channels, gradient + a * channels, channels),
+                _component_gradient(features, w + weighted_slots[a + 1] * channels, env + environment_slots[a + 1] * channels, centers, vector + (a + 1) * channels, gradient + (a + 1) * channels, channels),
+                _component_gradient(features, w + weighted_slots[a + 2] * channels, env + environment_slots[a + 2] * channels, centers, vector + (a + 2) * channels, gradient + (a + 2) * channels, channels),
+                _component_gradient(features, w + weighted_slots[a + 3] * channels, env + environment_slots[a + 3] * channels, centers, vector + (a + 3) * channels, gradient + (a + 3) * channels, channels),
+                _component_gradient(features, w + weighted_slots[a + 4] * channels, env + environment_slots[a + 4] * channels, centers, vector + (a + 4) * channels, gradient + (a + 4) * channels, channels),
+                _component_gradient(features, w + weighted_slots[a + 5] * channels, env + environment_slots[a + 5] * channels, centers, vector + (a + 5) * channels, gradient + (a + 5) * channels, channels),
+                _component_gradient(features, w + weighted_slots[a + 6] * channels, env + environment_slots[a + 6] * channels, centers, vector + (a + 6) * channels, gradient + (a + 6) * channels, channels),
+                _component_gradient(features, w + weighted_slots[a + 7] * channels, env + environment_slots[a + 7] * channels, centers, vector + (a + 7) * channels, gradient + (a + 7) * channels, channels),
+            )
+            place = out[0] + z * out[1] + a - 1
+            store(features, place, plus(load(features, place), total) if accumulate else total)
 
 
 @inner_kernel
@@ -216,7 +235,7 @@ def tensor_backward(track, layer, last_layer, features, centers, norms, edges, n
     size = components * channels
     num_slots = len(track.tensor_slots) - 1
     weights, weight_gradient, weighted = track.tensor_weights, track.tensor_weight_gradient, track.weighted_gradient
-    inner, given, out = track.inner_buffers[layer], track.invariant_gradient, track.harmonic_gradient
+    inner, given = track.inner_buffers[layer], track.invariant_gradient
     is_last = layer == last_layer
     for number in range(num_centers):
         first, last = edges.first[number], edges.first[number + 1]
@@ -258,10 +277,7 @@ def tensor_backward(track, layer, last_layer, features, centers, norms, edges, n
             centers, gradient_at, first, last,
         )  # fmt: skip
         add_harmonic_gradient(
-            track.tensor_slots, channels, features, out, weighted, centers, block + track.chain_at[layer, 0],
-            block + track.transposed_at[0], first, last, not is_last,
-        )  # fmt: skip
-        add_harmonic_gradient(
-            track.environment_slots, channels, features, out, track.environment_buffers[layer], centers, gradient_at,
-            block + track.transposed_at[1], first, last, True,
+            features, track.harmonic_gradient, weighted, track.tensor_slot_of, track.environment_buffers[layer],
+            track.environment_slot_of, centers, block + track.chain_at[layer, 0], gradient_at, channels, first, last,
+            not is_last,
         )  # fmt: skip

@@ -199,13 +199,13 @@ def test_guard_stops_all_ranks(inputs: Path, tmp_path: Path, mpirun: Callable) -
 
 
 CRASH = """
-import sys
 from allegro_sim import cli
+from allegro_sim.errors import StructureError
 from allegro_sim.simulation import Simulation
 run = Simulation.run
 def crash(simulation):
     if simulation.comm.rank == 1:
-        raise ValueError("a mistake of the program")
+        raise ERROR
     run(simulation)
 Simulation.run = crash
 cli.main()
@@ -213,9 +213,19 @@ cli.main()
 
 
 @pytest.mark.mpi
-def test_exception_on_one_rank_ends_all(inputs: Path, tmp_path: Path, mpirun: Callable) -> None:
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        ('ValueError("a mistake")', 1, ["internal error on rank 1 of 3", "ValueError: a mistake"]),
+        ('StructureError("this brick alone")', 2, ["allegro-sim: this brick alone"]),
+    ],
+)
+def test_error_on_one_rank_ends_all(
+    inputs: Path, tmp_path: Path, mpirun: Callable, error: str, code: int, words: list[str]
+) -> None:
     script = tmp_path / "crash.py"
-    script.write_text(CRASH)
+    script.write_text(CRASH.replace("ERROR", error))
     done = mpirun(3, sys.executable, script, inputs / "water" / "smoke.toml", cwd=tmp_path, timeout=30)
-    assert done.returncode != 0
-    assert "internal error on rank 1 of 3" in done.stderr and "ValueError: a mistake of the program" in done.stderr
+    assert done.returncode == code
+    assert all(word in done.stderr for word in words)
+    assert ("Traceback" in done.stderr) == (code == 1)

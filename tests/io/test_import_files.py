@@ -176,7 +176,7 @@ def test_other_pytorch_files_are_refused_by_what_they_hold(tmp_path: Path) -> No
     assert "legacy" in message and "0.6.1" in message
 
 
-def change_and_build(change: Callable[[Source], None]) -> str:
+def change_and_build(change: Callable[[Source], object]) -> str:
     source = open_source(CHECKPOINT)
     change(source)
     with pytest.raises(CheckpointImportError) as caught:

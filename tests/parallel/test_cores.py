@@ -43,11 +43,23 @@ def test_cores_are_shared_among_the_ranks_of_a_node(monkeypatch, masks, quota, e
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("150000 100000", 1.5), ("max 100000", float("inf")), ("", float("inf"))]
+    ("own", "files", "expected"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/\n", {"cpu.max": "max 100000"}, float("inf")),
+        ("0::/job/step\n", {"job/cpu.max": "200000 100000", "job/step/cpu.max": "max 100000"}, 2.0),
+        ("4:cpu,cpuacct:/job\n", {"cpu/job/cpu.cfs_quota_us": "300000", "cpu/job/cpu.cfs_period_us": "100000"}, 3.0),
+        ("4:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, float("inf")),
+        ("", {}, float("inf")),
+    ],
 )
-def test_quota_of_the_control_group(monkeypatch, tmp_path, text: str, expected: float) -> None:
-    (tmp_path / "cpu.max").write_text(text)
-    monkeypatch.setattr(cores, "_QUOTA_FILE", tmp_path / "cpu.max")
+def test_quota_of_the_control_groups(monkeypatch, tmp_path, own: str, files: dict[str, str], expected: float) -> None:
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(text + "\n")
+    (tmp_path / "own").write_text(own)
+    monkeypatch.setattr(cores, "_CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(cores, "_OWN_CGROUP", tmp_path / "own")
     assert cores.quota() == expected
 
 

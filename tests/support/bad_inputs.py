@@ -94,6 +94,7 @@ def make_cases(folder: Path, inputs: Path) -> dict[str, Case]:
         ),
         "map to an unknown type": wrong(["model.types.O", "Ox"], "model.types.O=Ox"),
         "mass of an unknown type": wrong(["model.masses.C", "O, H"], "model.masses.C=12.0"),
+        "device that is not there": wrong(["cuda"], "run.device=cuda"),
         "no velocities": Case([str(cold)], ["velocities.temperature_K", "water-192.xyz"]),
         "output exists": wrong(["taken", "--restart", "--overwrite"], f"output.directory={taken}"),
         "output below a file": wrong(["good.toml", "directory"], f"output.directory={good / 'out'}"),

@@ -39,7 +39,7 @@ class Evaluation:
     stress : float64 (3, 3), eV/Å³: +dE/dstrain / volume; None without a cell periodic in all directions
     atom_virials : float64 (N, 3, 3), eV, or None if not asked for: W_j = -sum_i r_ij (x) dE_i/dr_ij, given to the
         neighbour j (Fan et al., Phys. Rev. B 92, 094301, 2015); not symmetric one by one
-    num_edges : int, pairs (centre, neighbour) in the neighbour list
+    num_edges : int, pairs (centre, neighbour) within their cutoffs
     """
 
     energy: float
@@ -127,7 +127,7 @@ class Evaluator:
             virial=virial,
             stress=-virial / cell.volume if cell.fully_periodic else None,
             atom_virials=atom_virials,
-            num_edges=self._neighbors.num_edges,
+            num_edges=self._neighbors.count_within_cutoffs(system),
         )
 
 

@@ -13,6 +13,7 @@ from allegro_sim.kernels.cpu.neighbors import (
     MAX_BINS,
     bin_keys,
     closest_pair,
+    count_within,
     fill_rows,
     find_runs,
     largest_displacement_squared,
@@ -59,6 +60,19 @@ class NeighborList:
     def num_edges(self) -> int:
         """Pairs in the list of this rank, those of the skin included."""
         return len(self.indices)
+
+    def count_within_cutoffs(self, system: System) -> int:
+        """Pairs of this rank's list within their cutoffs at the present positions: the edges a potential computes."""
+        return count_within(
+            self.row_offsets,
+            self.indices,
+            system.num_owned,
+            system.types,
+            system.positions,
+            system.images,
+            system.cell.vectors,
+            self.cutoffs,
+        )
 
     def must_rebuild(self, system: System, comm: Comm, flags: float = 0.0) -> bool:
         """Whether any pair could have come within its cutoff unseen (collective: one global maximum).

@@ -385,8 +385,8 @@ class Simulation:
         """Label and value, for the banner (collective)."""
         settings, dynamics = self.settings, self.settings.dynamics
         atoms = self.system.num_global
-        own = [self.neighbors.num_edges, self.system.num_ghosts]
-        edges, ghosts = (int(n) for n in self.comm.allreduce_sum(np.array(own, np.int64)))
+        own = [self.neighbors.count_within_cutoffs(self.system), self.neighbors.num_edges, self.system.num_ghosts]
+        edges, listed, ghosts = (int(n) for n in self.comm.allreduce_sum(np.array(own, np.int64)))
         resident, arrays = self.comm.allreduce_max(np.array(self._memory_MiB()))
         bath = ""
         if dynamics.ensemble == "langevin":
@@ -401,7 +401,7 @@ class Simulation:
             ("precision", self.potential.precision),
             ("ranks, threads", f"{self.comm.size} x {self.threads}"),
             ("decomposition", self.domain.decomposition.describe()),
-            ("edges per atom", f"{edges / atoms:.1f}, those of the skin included; {ghosts / atoms:.2f} ghosts an atom"),
+            ("edges per atom", f"{edges / atoms:.1f} ({listed / atoms:.1f} with the skin); ghosts per atom {ghosts / atoms:.2f}"),
             (
                 "memory",
                 f"{resident:.0f} MiB in the largest rank, {arrays:.1f} of them for atoms, ghosts and neighbours",

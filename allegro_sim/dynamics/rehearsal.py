@@ -12,6 +12,7 @@ from allegro_sim.dynamics.guard import Guard
 from allegro_sim.dynamics.langevin import Langevin
 from allegro_sim.dynamics.observables import measure
 from allegro_sim.dynamics.velocities import draw_velocities
+from allegro_sim.dynamics.velocity_verlet import VelocityVerlet
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.neighbors import NeighborList, check_overlaps
 from allegro_sim.parallel.comm import SerialComm
@@ -37,6 +38,7 @@ class Rehearsal:
         """Everything up to the neighbour list."""
         self._domain.rebuild(self._system)
         check_overlaps(self._system, self._neighbors, self._comm)
+        self._neighbors.count_within_cutoffs(self._system)
         self._neighbors.must_rebuild(self._system, self._comm)
         self._domain.update_positions(self._system)
 
@@ -44,13 +46,14 @@ class Rehearsal:
         """The rest of a step; after `rehearse_neighbors`."""
         system, comm = self._system, self._comm
         potential.prepare()
-        integrator = Langevin(0.1, self._masses, 300.0, 1.0, seed=0)
+        integrators = (VelocityVerlet(0.1, self._masses), Langevin(0.1, self._masses, 300.0, 1.0, seed=0))
         guard = Guard(1.0)
         draw_velocities(system, comm, 300.0, 0, True)
         potential.compute(system, self._neighbors, want_virial=True)
         self._domain.add_forces(system)
         guard.remember(system)
-        integrator.first_half(system, 0, measure=True)
-        guard.fault(system)
-        integrator.second_half(system)
-        measure(system, comm, integrator.kinetic_sums(system), 3)
+        for integrator in integrators:
+            integrator.first_half(system, 0, measure=True)
+            guard.fault(system)
+            integrator.second_half(system)
+            measure(system, comm, integrator.kinetic_sums(system), 3)

@@ -22,8 +22,9 @@ def create_potential(
 ) -> Potential:
     """The potential of a model on a device.
 
-    device: "auto" or "cpu"; precision: "double", "single" or "mixed" (on a CPU computed as "single"); threads: None for as many as this
-    process may use; chunk_edges: edges computed at a time, None to fit a core's cache (the results do not depend on it).
+    device: "auto" or "cpu"; precision: "double", "single" or "mixed" (on a CPU computed as "single"); threads: None
+    for as many as this process may use; chunk_edges: edges computed at a time, None to fit a core's cache (the
+    results do not depend on it).
 
     Raises
     ------
@@ -34,5 +35,7 @@ def create_potential(
     if precision not in PRECISIONS:
         raise DeviceError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     if device == "cuda":
-        raise DeviceError('device "cuda" was asked for, but this version has no CUDA backend; use device = "cpu" or "auto"')
+        raise DeviceError(
+            'device "cuda" was asked for, but this version has no CUDA backend; use device = "cpu" or "auto"'
+        )
     return CpuPotential(model, precision=precision, threads=threads, chunk_edges=chunk_edges)

@@ -1,11 +1,13 @@
 """The model's linear layers, multiplied together where that saves work.
 
 Between two activations everything is linear, so layers in a row can be one matrix:
-- the two-body basis (per ordered pair of types, the Bessel linear times the types' embedding, or the spline weights) with the
+- the two-body basis (per ordered pair of types, the Bessel linear times the types' embedding, or the spline weights)
+with the
   first layer of the embedding MLP;
 - the embedding's last layer with both projections made from its output;
 - all layers of an MLP without an activation.
-Two neighbours are multiplied only if the product costs fewer multiply-adds an edge than the two one after the other. All in float64.
+Two neighbours are multiplied only if the product costs fewer multiply-adds an edge than the two one after the other.
+All in float64.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from allegro_sim.model.wigner import product_coefficients
 
 @dataclass(frozen=True)
 class Linear:
-    """One matrix of a chain, (in, out), float64; in the two-body basis (pairs, in, out).  activated: an activation follows."""
+    """One matrix of a chain: float64 (in, out), the two-body one (pairs, in, out). activated: an activation follows."""
 
     matrix: np.ndarray
     activated: bool
@@ -39,8 +41,9 @@ Chain = tuple[Linear, ...]
 class Folded:
     """The dense part of a model as chains of matrices.
 
-    embedding: basis -> [s_0 | env_0 | w]; latents: [s_0 .. s_k | scal_k] -> [s_{k+1} | env_{k+1}] (the last: s_L); readout: [s_0 .. s_L] ->
-    what is summed over a centre's edges, whose product with energy_weights (width,) is the sum of e_z.
+    embedding: basis -> [s_0 | env_0 | w]; latents: [s_0 .. s_k | scal_k] -> [s_{k+1} | env_{k+1}] (the last: s_L);
+    readout: [s_0 .. s_L] -> what is summed over a centre's edges, whose product with energy_weights (width,) is the
+    sum of e_z.
     multiply_adds: an edge, forward, (as the model is written, as it is computed); the tensor track is in both.
     """
 
@@ -52,7 +55,7 @@ class Folded:
 
 
 def pair_basis(radial: BesselEmbedding | SplineEmbedding) -> np.ndarray:
-    """Linear map from the radial basis to the two-body features, for each ordered pair of types: (nt * nt, num_basis, D)."""
+    """Linear map from radial basis to two-body features for each ordered pair of types: (nt * nt, num_basis, D)."""
     if isinstance(radial, SplineEmbedding):
         num_types, _, width, num_splines = radial.weights.shape
         return radial.weights.reshape(num_types * num_types, width, num_splines).transpose(0, 2, 1)
@@ -131,7 +134,8 @@ def _tensor_costs(model: AllegroModel) -> tuple[int, int]:
 class Contraction:
     """Sparse list of one layer's tensor product, M[a,c] = sum over entries: value w[path] A[b].
 
-    Columns of `indices`: a, b, c, path, sorted by (path, a); components a of the layer's input, b of the harmonics, c of its output.
+    Columns of `indices`: a, b, c, path, sorted by (path, a); components a of the layer's input, b of the harmonics, c
+    of its output.
     """
 
     indices: np.ndarray  # int64 (entries, 4)

@@ -16,7 +16,11 @@ class Potential(Protocol):
     device: str  # "cpu"
     precision: str  # "double", "single" or "mixed"
     cutoffs: np.ndarray  # (nt, nt) Å
-    description: str  # for the banner: how products are made, threads, chunk size
+
+    @property
+    def description(self) -> str:
+        """For the banner: how products are made, threads, chunk size."""
+        ...
 
     def prepare(self) -> None:
         """Compile or load the kernels; afterwards `compute` does not compile."""

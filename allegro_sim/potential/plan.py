@@ -1,4 +1,4 @@
-"""A model turned into what the CPU kernels read: programs, packed weights, sparse lists, and the layout of the workspace."""
+"""A model turned into what the CPU kernels read: programs, packed weights, sparse lists, layout of the workspace."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from allegro_sim.kernels.cpu.allegro import Network, Workspace
 from allegro_sim.kernels.cpu.edges import Edges
 from allegro_sim.kernels.cpu.harmonics import harmonic_norms, scratch_rows
 from allegro_sim.kernels.cpu.radial import BESSEL, SPLINE
-from allegro_sim.kernels.cpu.simd import VECTOR_BYTES, pad
+from allegro_sim.kernels.cpu.simd import VECTOR_BYTES
 from allegro_sim.kernels.cpu.tensor_track import TensorTrack
-from allegro_sim.model.description import AllegroModel, BesselEmbedding
+from allegro_sim.model.description import AllegroModel, BesselEmbedding, SplineEmbedding
 from allegro_sim.model.irreps import total_dim
 from allegro_sim.potential.folding import contraction_list, fold_model
 from allegro_sim.potential.programs import ProgramBuilder
@@ -32,12 +32,18 @@ def _slot_starts(l_max: int, slots: int) -> np.ndarray:
     return np.array([*(degree * degree for degree in range(slots)), ends] if slots > 1 else [0, ends], np.int64)
 
 
-def _slot_of_components(l_max: int, slots: int) -> np.ndarray:
-    """Slot of each component, with zeros up to one more than a multiple of eight."""
-    components = np.arange((l_max + 1) ** 2)
-    result = np.zeros(1 + -(-(len(components) - 1) // 8) * 8, np.int64)
-    result[: len(components)] = np.sqrt(components).astype(np.int64) if slots > 1 else 0
-    return result
+def _radial_constants(radial: BesselEmbedding | SplineEmbedding) -> dict[str, Any]:
+    """The fields of `Network` that describe the radial basis; those of the other kind are not read."""
+    if isinstance(radial, BesselEmbedding):
+        kind, frequencies, span, exponent = BESSEL, radial.frequencies, 0.0, float(radial.cutoff_exponent)
+    else:
+        kind, frequencies, span, exponent = SPLINE, np.empty(0), float(radial.span), 6.0
+    return {
+        "radial_kind": kind,
+        "frequencies": np.array(frequencies, np.float64),
+        "spline_span": span,
+        "cutoff_exponent": exponent,
+    }
 
 
 class Plan:
@@ -128,8 +134,7 @@ class Plan:
 
     def _make_constants(self) -> None:
         model, builder, dtype = self.model, self._builder, self.dtype
-        radial, zbl = model.radial, model.zbl
-        is_bessel = isinstance(radial, BesselEmbedding)
+        zbl = model.zbl
         energy_weights = np.zeros(builder.readout_width)
         energy_weights[builder.readout_places] = self.folded.energy_weights
         energy_factors = np.asarray(model.edge_sum_norms * model.scales, np.float64)
@@ -140,10 +145,7 @@ class Plan:
         programs, starts = builder.table()
         self._constants: dict[str, Any] = {
             "cutoffs": np.array(model.cutoffs, np.float64),
-            "radial_kind": BESSEL if is_bessel else SPLINE,
-            "frequencies": np.array(radial.frequencies if is_bessel else [], np.float64),
-            "spline_span": 0.0 if is_bessel else float(radial.span),
-            "cutoff_exponent": float(radial.cutoff_exponent) if is_bessel else 6.0,
+            **_radial_constants(model.radial),
             "harmonic_norms": harmonic_norms(model.l_max),
             "weights": weights,
             "programs": programs,
@@ -159,6 +161,14 @@ class Plan:
             "zbl_exponent": float(zbl.cutoff_exponent) if zbl else 6.0,
         }
 
+    def _columns(self, slots: int) -> np.ndarray:
+        """First column of each component's slot of weights, with zeros up to one more than a multiple of eight."""
+        components = np.arange(self._components)
+        columns = np.zeros(1 + -(-(len(components) - 1) // 8) * 8, np.int64)
+        if slots > 1:
+            columns[: len(components)] = np.sqrt(components).astype(np.int64) * self._builder.channels
+        return columns
+
     def bind(self, capacity: int) -> tuple[Network, TensorTrack]:
         """Constants for chunks of at most `capacity` edges (places in the workspace depend on it)."""
         model, buffers = self.model, self._builder.buffers
@@ -172,8 +182,8 @@ class Plan:
             channels=self._builder.channels,
             environment_slots=_slot_starts(model.l_max, model.environment_weight_irreps),
             tensor_slots=_slot_starts(model.l_max, model.tensor_weight_irreps),
-            environment_slot_of=_slot_of_components(model.l_max, model.environment_weight_irreps),
-            tensor_slot_of=_slot_of_components(model.l_max, model.tensor_weight_irreps),
+            environment_columns=self._columns(model.environment_weight_irreps),
+            tensor_columns=self._columns(model.tensor_weight_irreps),
             environment_buffers=np.array([place(f"environment {k}") for k in layers]),
             environment_gradient=place("environment gradient"),
             tensor_weights=place("tensor weights"),
@@ -190,7 +200,8 @@ class Plan:
 
     def allocate(self, capacity: int, max_centers: int) -> tuple[Workspace, Edges]:
         """The scratch of one thread for chunks of at most `capacity` edges and `max_centers` centres."""
-        # Rows of one quantity over edges: whole cache lines, but not a power of two, which would crowd into few cache sets.
+        # Rows of one quantity over edges: whole cache lines, but not a power of two, which would crowd into few cache
+        # sets.
         length = -(-capacity // 16) * 16 + 16
         _, size = self._builder.buffers.place(capacity)
         workspace = Workspace(
@@ -199,7 +210,8 @@ class Plan:
             totals=aligned_empty((max_centers, self._builder.readout_width), np.float64),
         )
         doubles = {name: aligned_empty(length, np.float64) for name in (
-            "lengths", "inverse_cutoffs", "x", "radial_slopes", "cutoff", "cutoff_slopes", "pair_energies", "pair_slopes",
+            "lengths", "inverse_cutoffs", "x", "radial_slopes", "cutoff", "cutoff_slopes", "pair_energies",
+            "pair_slopes",
         )}  # fmt: skip
         harmonics = aligned_empty((self._components, length), self.dtype)
         edges = Edges(

@@ -1,7 +1,8 @@
 """The dense part of a model as programs for `kernels.cpu.network`: which matrix goes from which buffer to which.
 
-A feature vector in a buffer is padded to whole vectors (`simd.pad`), channels of tensor weights also within: model column u nir + l stands at
-l U' + u, with U' the padded number of channels. Padding is zero in every matrix, so it contributes exactly nothing.
+A feature vector in a buffer is padded to whole vectors (`simd.pad`), channels of tensor weights also within: model
+column u nir + l stands at l U' + u, with U' the padded number of channels. Padding is zero in every matrix, so it
+contributes exactly nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from allegro_sim.potential.folding import Chain, Folded
 
 @dataclass(frozen=True)
 class Block:
-    """Part of a feature vector: its components of the model stand at `places` (counted from `column`) of a buffer's rows."""
+    """Part of a feature vector: the model's components stand at `places`, counted from `column`, of a buffer's rows."""
 
     buffer: str
     column: int
@@ -64,8 +65,8 @@ class Buffers:
 class ProgramBuilder:
     """Makes all programs and packs their matrices; afterwards `forward` and `backward` hold the steps of each stage.
 
-    Stages as in `kernels.cpu.allegro.evaluate_chunk`: forward[0] the embedding, forward[k + 1] the latent MLP k, the readout at
-    the end of the last; backward[k] the reverse of forward[k].
+    Stages as in `kernels.cpu.allegro.evaluate_chunk`: forward[0] the embedding, forward[k + 1] the latent MLP k, the
+    readout at the end of the last; backward[k] the reverse of forward[k].
     """
 
     def __init__(self, model: AllegroModel, folded: Folded, dtype: Any) -> None:
@@ -157,9 +158,7 @@ class ProgramBuilder:
     def _pair(self, operation: int, matrix: np.ndarray, block: Block, accumulate: bool = False) -> list[int]:
         padded = np.zeros((*matrix.shape[:2], block.width))
         padded[:, :, block.places] = matrix
-        return self._step(
-            operation, block, block, weights=self._pack(padded), width=block.width, flag=int(accumulate)
-        )
+        return self._step(operation, block, block, weights=self._pack(padded), width=block.width, flag=int(accumulate))
 
     @staticmethod
     def _parts(blocks: list[Block]) -> list[tuple[Block, slice]]:
@@ -178,8 +177,8 @@ class ProgramBuilder:
     ) -> tuple[list[list[int]], list[list[int]]]:
         """Steps of a chain of matrices, forward and backward.
 
-        input_gradients: where dE/d(input) goes, and whether it is added to what stands there. A chain without inputs starts at the
-        radial basis. With no outputs given the result stays in the hidden block that `_result` names.
+        input_gradients: where dE/d(input) goes, and whether it is added to what stands there. A chain without inputs
+        starts at the radial basis. With no outputs given the result stays in the hidden block that `_result` names.
         """
         forward: list[list[int]] = []
         backward: list[list[int]] = []
@@ -192,9 +191,7 @@ class ProgramBuilder:
             target_gradients = output_gradients if last else targets
             back: list[list[int]] = []
             if linear.matrix.ndim == 3:
-                for target, gradient, (_, part) in zip(
-                    targets, target_gradients, self._parts(targets), strict=True
-                ):
+                for target, gradient, (_, part) in zip(targets, target_gradients, self._parts(targets), strict=True):
                     forward.append(self._pair(steps.PAIR, linear.matrix[:, :, part], target))
                     back.append(
                         self._pair(steps.PAIR_SLOPE, linear.matrix[:, :, part], gradient, accumulate=bool(back))
@@ -209,9 +206,7 @@ class ProgramBuilder:
                         back.append(self._product(matrix, source_gradient, gradient, add or m > 0))
             if linear.activated:
                 slopes = self.buffers.add(f"slopes {name} {n}", targets[0].width)
-                forward.append(
-                    self._step(steps.ACTIVATE, targets[0], slopes, width=targets[0].width, flag=activation)
-                )
+                forward.append(self._step(steps.ACTIVATE, targets[0], slopes, width=targets[0].width, flag=activation))
                 back.insert(0, self._step(steps.MULTIPLY, targets[0], slopes, width=targets[0].width))
             backward = back + backward
             sources, gradients = targets, [(target, False) for target in targets]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 
-from .inner import inner_kernel
 from .elementary import _erf, _exp, _log1p_unit
 from .expressions import Expression, absolute, copysign, fma, inline, select
+from .inner import inner_kernel
 from .simd import load, store, times
 
 IDENTITY, SILU, MISH, GELU, SSP, TANH, SIGMOID, SOFTPLUS = range(8)

@@ -1,11 +1,12 @@
 """Energies, forces and virials of whole centres: an Allegro model, forward and backward, one chunk of edges at a time.
 
-Nothing here is as long as the list of edges: a chunk holds the edges of a run of centres, as many as keep its features in a core's own cache,
-and goes through the whole model before the next one starts. Threads take chunks in turn from a shared counter; since everything summed
-over centres is summed in integers, it does not matter which thread takes which.
+Nothing here is as long as the list of edges: a chunk holds the edges of a run of centres, as many as keep its
+features in a core's own cache, and goes through the whole model before the next one starts. Threads take chunks in
+turn from a shared counter; since everything summed over centres is summed in integers, it does not matter which
+thread takes which.
 
-Order of a chunk: gather -> radial basis, harmonics -> embedding -> for each layer: tensor track, latent MLP -> readout -> energies;
-then the same steps backward, down to dE/dr of each edge -> fixed-point forces.
+Order of a chunk: gather -> radial basis, harmonics -> embedding -> for each layer: tensor track, latent MLP ->
+readout -> energies; then the same steps backward, down to dE/dr of each edge -> fixed-point forces.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .compilation import kernel
-from .inner import inner_kernel
 from .edges import Edges, add_forces, edge_gradients, gather
 from .harmonics import harmonics
+from .inner import inner_kernel
 from .network import run_program
 from .radial import BESSEL, bessel_basis, polynomial_cutoff, spline_basis, zbl
 from .simd import fetch_add
@@ -57,7 +58,9 @@ class Workspace(NamedTuple):
 
 
 @kernel(inline="always")
-def evaluate_chunk(network, track, workspace, edges, atoms, sums, first_center, last_center, want_virial, want_atom_virials):
+def evaluate_chunk(
+    network, track, workspace, edges, atoms, sums, first_center, last_center, want_virial, want_atom_virials
+):
     """One chunk: the centres first_center .. last_center."""
     count = gather(edges, atoms, network.cutoffs, first_center, last_center)
     num_centers = last_center - first_center
@@ -75,7 +78,8 @@ def evaluate_chunk(network, track, workspace, edges, atoms, sums, first_center, 
     harmonics(edges.harmonics, edges.harmonic_slopes, edges.scratch, edges.units, network.harmonic_norms, count)
     repulsion(network, edges, count)
 
-    # Program n <= L is the forward one before layer n, program 2 L + 1 - n its backward; tensor products stand in between.
+    # Program n <= L is the forward one before layer n, program 2 L + 1 - n its backward; tensor products stand in
+    # between.
     workspace.totals[:num_centers] = 0.0
     for stage in range(2 * (num_layers + 1)):
         if 0 < stage <= num_layers:
@@ -132,7 +136,10 @@ def energies(network, workspace, edges, atoms, first_center, num_centers):
 
 @kernel
 def work(network, track, workspace, edges, atoms, sums, chunks, num_chunks, counter, want_virial, want_atom_virials):
-    """What each thread runs: take the next chunk until there is none. counter: int64 (1,), shared, zero at the start."""
+    """What each thread runs: take the next chunk until there is none.
+
+    counter: int64 (1,), shared by all threads, zero at the start; chunks: from `edges.plan_chunks`.
+    """
     while True:
         n = fetch_add(counter, 1)
         if n >= num_chunks:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .compilation import kernel
-from .inner import inner_kernel
 from .fixed_point import FORCE_LIMIT, add_overflows, add_to_words, to_fixed
+from .inner import inner_kernel
 
 
 class Edges(NamedTuple):
@@ -68,8 +68,8 @@ class Sums(NamedTuple):
 def plan_chunks(chunks, row_offsets, max_edges, max_centers):
     """Cut the centres into runs of at most `max_edges` listed edges and `max_centers` centres.
 
-    chunks: int64, OUTPUT, at least num_owned + 1 long: run n is the centres chunks[n] .. chunks[n + 1]. Returns the number of runs. A
-    centre with more listed edges than `max_edges` makes a run of its own.
+    chunks: int64, OUTPUT, at least num_owned + 1 long: run n is the centres chunks[n] .. chunks[n + 1]. Returns the
+    number of runs. A centre with more listed edges than `max_edges` makes a run of its own.
     """
     num_centers = len(row_offsets) - 1
     count, start = 0, 0
@@ -88,8 +88,9 @@ def plan_chunks(chunks, row_offsets, max_edges, max_centers):
 def gather(edges, atoms, cutoffs, first_center, last_center):
     """Fill the chunk with the edges of the centres first_center .. last_center; returns their number.
 
-    Edges beyond their cutoff (the list's skin) are left out, the others keep the list's order. cutoffs: float64 (nt, nt), Å, by type
-    of centre and neighbour. The vector is r_ij = (x_j - x_i) + (images_j - images_i) @ cell, each operation rounded on its own.
+    Edges beyond their cutoff (the list's skin) are left out, the others keep the list's order. cutoffs: float64 (nt,
+    nt), Å, by type of centre and neighbour. The vector is r_ij = (x_j - x_i) + (images_j - images_i) @ cell, each
+    operation rounded on its own.
     """
     count = 0
     num_types = len(cutoffs)
@@ -137,7 +138,8 @@ def gather(edges, atoms, cutoffs, first_center, last_center):
 
 @inner_kernel
 def edge_gradients(edges, features, harmonic_gradients_at, row, count):
-    """dE/dr_ij from dE/dx and dE/dY:  (dE/dd) n + (1 - n n^T) (sum_a dE/dY_a dY_a/dn) / d  (overwrites `edges.gradients`).
+    """dE/dr_ij from dE/dx and dE/dY:  (dE/dd) n + (1 - n n^T) (sum_a dE/dY_a dY_a/dn) / d  (overwrites
+    `edges.gradients`).
 
     dE/dY_a of edge z, a > 0, stands in `features` at harmonic_gradients_at + z row + a - 1.
     """
@@ -162,8 +164,9 @@ def edge_gradients(edges, features, harmonic_gradients_at, row, count):
 def add_forces(sums, edges, atoms, first_center, num_centers, want_virial, want_atom_virials):
     """Add the edges' gradients to the forces, and the virials where wanted, in fixed point (accumulates).
 
-    The force of an edge on its centre is +dE_i/dr_ij and on its neighbour the negative of the same integer. W = -sum r (x) dE/dr; atom
-    virials go to the neighbour. A centre with a term that is not finite or out of range is marked in `atoms.faults`.
+    The force of an edge on its centre is +dE_i/dr_ij and on its neighbour the negative of the same integer. W = -sum
+    r (x) dE/dr; atom virials go to the neighbour. A centre with a term that is not finite or out of range is marked
+    in `atoms.faults`.
     """
     forces, gradients, vectors, virial = sums.forces, edges.gradients, edges.vectors, sums.virial
     for number in range(num_centers):

@@ -1,13 +1,13 @@
 """Elementary functions of our own, for kernels: exp, expm1, log, log1p_unit, sincospi, sincos, tanh, erf.
 
-Each is branch-free arithmetic (see `expressions`): it takes float32, float64 or vectors of them, vectorises in loops, and
-gives an argument the same bits wherever it stands, in a vector body, a scalar tail or on another x86-64 or AArch64 machine
-(libm's functions and their vector versions do not). Errors are one to four units in the last place, stated at each
-function and held by tests/kernels/test_elementary.py. A NaN gives a NaN.
+Each is branch-free arithmetic (see `expressions`): it takes float32, float64 or vectors of them, vectorises in loops,
+and gives an argument the same bits wherever it stands, in a vector body, a scalar tail or on another x86-64 or
+AArch64 machine (libm's functions and their vector versions do not). Errors are one to four units in the last place,
+stated at each function and held by tests/kernels/test_elementary.py. A NaN gives a NaN.
 
-Methods are the classical ones (Cody and Waite, Software Manual for the Elementary Functions, 1980): reduction of the argument with
-a constant split in two or three parts, and a polynomial. Polynomials are Taylor series cut where the rest falls below the
-rounding, but for erf, whose coefficients are a Chebyshev fit computed with 50 digits.
+Methods are the classical ones (Cody and Waite, Software Manual for the Elementary Functions, 1980): reduction of the
+argument with a constant split in two or three parts, and a polynomial. Polynomials are Taylor series cut where the
+rest falls below the rounding, but for erf, whose coefficients are a Chebyshev fit computed with 50 digits.
 """
 
 from __future__ import annotations

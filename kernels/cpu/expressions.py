@@ -8,9 +8,9 @@
     sigmoid = inline(_sigmoid)
 
 The body runs once for each type of argument, while the kernel is compiled, and emits instructions of exactly that type:
-constants take the type of the other operand. Every operation is one IEEE operation, `fma` is fused on every machine, and no
-fast-math flag is set, so the compiler may vectorise but never change a bit: a result does not depend on the place of its
-element in a loop, on the width of the machine's vectors, or on which of its cores ran it.
+constants take the type of the other operand. Every operation is one IEEE operation, `fma` is fused on every machine,
+and no fast-math flag is set, so the compiler may vectorise but never change a bit: a result does not depend on the
+place of its element in a loop, on the width of the machine's vectors, or on which of its cores ran it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Real spherical harmonics of any degree, and their slopes, over a chunk's edges; float64 inside.
 
-Y_{l,+-m} = N_lm (d^m P_l / dt^m)(t) {Re, Im}(p + i q)^m,  N_lm^2 = (2l + 1)(2 - delta_m0)(l - m)!/(l + m)!, with (p, q, t) = (z, x, y) of the
+Y_{l,+-m} = N_lm (d^m P_l / dt^m)(t) {Re, Im}(p + i q)^m,  N_lm^2 = (2l + 1)(2 - delta_m0)(l - m)!/(l + m)!, with (p,
+q, t) = (z, x, y) of the
 unit vector: the polar axis is y, components run m = -l..l, the squares of a degree sum to 2l + 1 (e3nn's basis,
-Geiger & Smidt, arXiv:2207.09453). The slopes are those of this polynomial; only their part along the sphere has a meaning.
+Geiger & Smidt, arXiv:2207.09453). The slopes are those of this polynomial; only their part along the sphere has a
+meaning.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ def scratch_rows(l_max: int) -> int:
 def harmonics(values, slopes, scratch, units, norms, count):
     """Harmonics and their slopes by the unit vector (overwrites).
 
-    values: float ((l_max + 1)^2, >= count) OUTPUT; slopes: float64 (3 (l_max + 1)^2, >= count) OUTPUT, row 3 a + c for component a
-    and direction c; scratch: float64 (scratch_rows, >= count); units: float64 (3, >= count); norms: from `harmonic_norms`.
+    values: float ((l_max + 1)^2, >= count) OUTPUT; slopes: float64 (3 (l_max + 1)^2, >= count) OUTPUT, row 3 a + c
+    for component a and direction c; scratch: float64 (scratch_rows, >= count); units: float64 (3, >= count); norms:
+    from `harmonic_norms`.
     """
     degrees = len(norms)
     legendre, angular = scratch[: degrees * (degrees + 1)], scratch[degrees * (degrees + 1) :]

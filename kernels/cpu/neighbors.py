@@ -166,6 +166,19 @@ def closest_pair(row_offsets, indices, num_owned, ids, positions, images, cell):
 
 
 @kernel
+def count_within(row_offsets, indices, num_owned, types, positions, images, cell, cutoffs):
+    """Number of pairs of a list that are within their cutoffs now. cutoffs: float64 (nt, nt), Å."""
+    count = 0
+    for i in range(num_owned):
+        for z in range(row_offsets[i], row_offsets[i + 1]):
+            j = indices[z]
+            cutoff = cutoffs[types[i], types[j]]
+            if distance_squared(positions, images, cell, i, j) < cutoff * cutoff:
+                count += 1
+    return count
+
+
+@kernel
 def largest_displacement_squared(positions, reference, count):
     """Largest |x - reference|² over the first `count` rows, Å²; infinity where one is not finite.
 

@@ -1,19 +1,19 @@
 """The dense part of the model: everything an edge does alone, as a short program over panels of edges.
 
-Between two tensor products each edge runs through linear layers and activations only. A program is a table of steps, one row a step,
-made when the model is loaded (potential/programs.py); the kernel below runs all steps for one panel of edges before it goes on to the
-next, so that a panel's intermediate features stay in the first-level cache. Forward and backward are programs alike.
+Between two tensor products each edge runs through linear layers and activations only. A program is a table of steps,
+one row a step, made when the model is loaded (potential/programs.py); the kernel below runs all steps for one panel
+of edges before it goes on to the next, so that a panel's intermediate features stay in the first-level cache. Forward
+and backward are programs alike.
 
 Columns of a step: OPERATION, then
-    PRODUCT   out[z, :] (+)= in[z, :] @ W      OUT, OUT_COLUMN, IN, IN_COLUMN, WEIGHTS, WIDTH (of out), INNER, FLAG (1: accumulate)
-    PAIR      out[z, :] = basis[:, z] @ W_p    OUT, WEIGHTS, WIDTH; p the edge's pair of types
-    PAIR_SLOPE  radial_slopes[z] (+)= sum_o in[z, o] (slopes of the basis[:, z] @ W_p)[o]   IN, WEIGHTS, WIDTH, FLAG (1: accumulate)
-    ACTIVATE  out <- f(out), slopes <- f'      OUT, IN (the slopes' buffer), WIDTH, FLAG (number of f)
-    MULTIPLY  out *= in                        OUT, IN, WIDTH (both buffers of this width)
-    TOTAL     totals[centre of z, :] += in[z, :]  IN, IN_COLUMN, WIDTH
-    SEED      out[z, :] = seeds[type of the centre of z, :]   OUT, WIDTH
-Buffers are given by number; `buffers` holds for each BASE (place in `features`), ROW (elements a row) and KEPT (1: a row for
-each edge of the chunk; 0: for each edge of the panel).
+    PRODUCT   out[z, :] (+)= in[z, :] @ W      OUT, OUT_COLUMN, IN, IN_COLUMN, WEIGHTS, WIDTH (of out), INNER, FLAG
+    (1: accumulate) PAIR      out[z, :] = basis[:, z] @ W_p    OUT, WEIGHTS, WIDTH; p the edge's pair of types
+    PAIR_SLOPE  radial_slopes[z] (+)= sum_o in[z, o] (slopes of the basis[:, z] @ W_p)[o]   IN, WEIGHTS, WIDTH, FLAG
+    (1: accumulate) ACTIVATE  out <- f(out), slopes <- f'      OUT, IN (the slopes' buffer), WIDTH, FLAG (number of f)
+    MULTIPLY  out *= in                        OUT, IN, WIDTH (both buffers of this width) TOTAL     totals[centre of
+    z, :] += in[z, :]  IN, IN_COLUMN, WIDTH SEED      out[z, :] = seeds[type of the centre of z, :]   OUT, WIDTH
+Buffers are given by number; `buffers` holds for each BASE (place in `features`), ROW (elements a row) and KEPT (1: a
+row for each edge of the chunk; 0: for each edge of the panel).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ PANEL = 4 * TILE_ROWS if TILE_ROWS < 24 else 2 * TILE_ROWS
 def pair_product(out, out_at, out_row, basis, start, rows, pairs, weights, weights_at, width):
     """out[z, :] = basis[:, z] @ W[pairs[z]] for edges start .. start + rows (overwrites).
 
-    out: from `out_at`, rows of `out_row`; basis: float (num_basis, >= edges); pairs: int64 (edges,); W: (num_pairs, num_basis, width)
-    in `weights` from `weights_at`; width: a multiple of `simd.lanes`.
+    out: from `out_at`, rows of `out_row`; basis: float (num_basis, >= edges); pairs: int64 (edges,); W: (num_pairs,
+    num_basis, width) in `weights` from `weights_at`; width: a multiple of `simd.lanes`.
     """
     num_basis, length = basis.shape
     for z in range(start, start + rows):
@@ -56,7 +56,8 @@ def pair_slope(
 ):
     """result[z] = sum_o gradient[z, o] (slopes[:, z] @ W[pairs[z]])[o], or += ..., for edges start .. start + rows.
 
-    result: float64 (edges,), dE/dx from gradient = dE/d(out) of `pair_product` and slopes = d(basis)/dx; the rest as there.
+    result: float64 (edges,), dE/dx from gradient = dE/d(out) of `pair_product` and slopes = d(basis)/dx; the rest as
+    there.
     """
     num_basis, length = slopes.shape
     for z in range(start, start + rows):
@@ -75,8 +76,8 @@ def pair_slope(
 def run_program(steps, buffers, features, weights, seeds, edges, totals, count):
     """Run a program for edges 0 .. count, panel by panel.
 
-    steps: int64 (n, STEP_COLUMNS); buffers: int64 (m, 3); features, weights: float arrays of one dtype, one-dimensional; seeds: float
-    (num_types, width); edges: the chunk's `edges.Edges`; totals: float64 (centres, width).
+    steps: int64 (n, STEP_COLUMNS); buffers: int64 (m, 3); features, weights: float arrays of one dtype, one-
+    dimensional; seeds: float (num_types, width); edges: the chunk's `edges.Edges`; totals: float64 (centres, width).
     """
     for start in range(0, count, PANEL):
         rows = min(PANEL, count - start)

@@ -1,12 +1,13 @@
 """Matrix products whose every element is one chain of fused multiply-adds in the order of the inner index.
 
 C[r, c] = sum_k A[r, k] B[k, c] or C += ..., for the edges of a chunk (r), its features (c) and the features before (k).
-An element's bits therefore do not depend on the number of rows, on the row's place among them, on the tile that computed it, on the
-width of the machine's vectors or on the machine: what a BLAS does not promise.
+An element's bits therefore do not depend on the number of rows, on the row's place among them, on the tile that
+computed it, on the width of the machine's vectors or on the machine: what a BLAS does not promise.
 
-The work is done by tiles whose sums stay in registers over the whole inner loop: with AVX-512, 24 rows by one vector; for each k
-one load of B and 24 multiply-adds that broadcast A from memory. Measured on one core (Zen 5): 105e9 multiply-adds a second in
-float32 for rows that start at multiples of 64 bytes, against 50e9 where B's rows straddle cache lines.
+The work is done by tiles whose sums stay in registers over the whole inner loop: with AVX-512, 24 rows by one vector;
+for each k one load of B and 24 multiply-adds that broadcast A from memory. Measured on one core (Zen 5): 105e9
+multiply-adds a second in float32 for rows that start at multiples of 64 bytes, against 50e9 where B's rows straddle
+cache lines.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .inner import inner_kernel
 from .expressions import llvm_name
+from .inner import inner_kernel
 from .simd import broadcast, element_pointer, load_vector, store_vector, vector_of
 
 _WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f", False))
@@ -30,12 +31,13 @@ TILE_ROWS = _HEIGHTS[0]
 
 
 def _emit_tile(builder: ir.IRBuilder, vector: ir.VectorType, rows: int, columns: int, given: Any) -> None:
-    """The loop of one tile; `given` names pointers to its corner, strides in elements, inner length, and `accumulate`."""
+    """The loop of one tile; `given`: pointers to its corner, strides in elements, inner length, and `accumulate`."""
     c, c_row, a, a_row, a_step, b, b_row, inner, accumulate = given
     integer = cgutils.intp_t
     tile = [(r, v) for r in range(rows) for v in range(columns)]
     places = {
-        (r, v): builder.gep(c, [builder.add(builder.mul(integer(r), c_row), integer(v * vector.count))]) for r, v in tile
+        (r, v): builder.gep(c, [builder.add(builder.mul(integer(r), c_row), integer(v * vector.count))])
+        for r, v in tile
     }
     zero = ir.Constant(vector, [0.0] * vector.count)
 
@@ -81,18 +83,24 @@ def _tile(rows: int) -> Any:
     """An intrinsic that computes a tile of `rows` rows and 64 bytes of columns; the inner length is at least 1."""
 
     @intrinsic
-    def tile(typing_context, c, c_at, c_row, a, a_at, a_row, a_step, b, b_at, b_row, inner, accumulate):  # type: ignore[no-untyped-def]
+    def tile(  # type: ignore[no-untyped-def]
+        typing_context, c, c_at, c_row, a, a_at, a_row, a_step, b, b_at, b_row, row, inner, accumulate
+    ):
         def generate(context, builder, signature, values):  # type: ignore[no-untyped-def]
-            kinds = signature.args
-            c_, a_, b_ = (element_pointer(context, builder, kinds[n], values[n], values[n + 1]) for n in (0, 3, 7))
+            c_array, c_at, c_row, a_array, a_at, a_row, a_step, b_array, b_at, b_row, row, inner, accumulate = values
+            c_at = builder.add(c_at, builder.mul(row, c_row))
+            a_at = builder.add(a_at, builder.mul(row, a_row))
+            c_corner = element_pointer(context, builder, c, c_array, c_at)
+            a_corner = element_pointer(context, builder, a, a_array, a_at)
+            b_corner = element_pointer(context, builder, b, b_array, b_at)
             parts = 1 if _WIDE else 2  # vectors of the machine in 64 bytes
             vector = vector_of(c.dtype, vector_of(c.dtype).count // parts)
-            given = (c_, values[2], a_, values[5], values[6], b_, values[9], values[10], values[11])
+            given = (c_corner, c_row, a_corner, a_row, a_step, b_corner, b_row, inner, accumulate)
             _emit_tile(builder, vector, rows, parts, given)
             return context.get_dummy_value()
 
         place, boolean = types.intp, types.boolean
-        arguments = (c, place, place, a, place, place, place, b, place, place, place, boolean)
+        arguments = (c, place, place, a, place, place, place, b, place, place, place, place, boolean)
         return types.void(*arguments), generate
 
     return tile
@@ -114,16 +122,17 @@ def product(c, c_at, c_row, a, a_at, a_row, a_step, b, b_at, b_row, rows, column
         c_here, b_here = c_at + column, b_at + column
         row = 0
         while row + _ROWS_0 <= rows:
-            _tile_0(c, c_here + row * c_row, c_row, a, a_at + row * a_row, a_row, a_step, b, b_here, b_row, inner, accumulate)
+            _tile_0(c, c_here, c_row, a, a_at, a_row, a_step, b, b_here, b_row, row, inner, accumulate)
             row += _ROWS_0
         while row + _ROWS_1 <= rows:
-            _tile_1(c, c_here + row * c_row, c_row, a, a_at + row * a_row, a_row, a_step, b, b_here, b_row, inner, accumulate)
+            _tile_1(c, c_here, c_row, a, a_at, a_row, a_step, b, b_here, b_row, row, inner, accumulate)
             row += _ROWS_1
         if row + _ROWS_2 <= rows:
-            _tile_2(c, c_here + row * c_row, c_row, a, a_at + row * a_row, a_row, a_step, b, b_here, b_row, inner, accumulate)
+            _tile_2(c, c_here, c_row, a, a_at, a_row, a_step, b, b_here, b_row, row, inner, accumulate)
             row += _ROWS_2
         if row + _ROWS_3 <= rows:
-            _tile_3(c, c_here + row * c_row, c_row, a, a_at + row * a_row, a_row, a_step, b, b_here, b_row, inner, accumulate)
+            _tile_3(c, c_here, c_row, a, a_at, a_row, a_step, b, b_here, b_row, row, inner, accumulate)
             row += _ROWS_3
-        if row < rows:
-            _tile_4(c, c_here + row * c_row, c_row, a, a_at + row * a_row, a_row, a_step, b, b_here, b_row, inner, accumulate)
+        if row + _ROWS_4 <= rows:
+            _tile_4(c, c_here, c_row, a, a_at, a_row, a_step, b, b_here, b_row, row, inner, accumulate)
+            row += _ROWS_4

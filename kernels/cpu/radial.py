@@ -1,15 +1,15 @@
 """Radial functions of an edge's length and their derivatives: Bessel and spline bases, and the ZBL repulsion.
 
-All in float64, over arrays of a chunk's edges; results of the bases are cast to the features' dtype. x = d / cutoff. Rows of a
-two-dimensional array (rows, ld) hold one quantity of all edges.
+All in float64, over arrays of a chunk's edges; results of the bases are cast to the features' dtype. x = d / cutoff.
+Rows of a two-dimensional array (rows, ld) hold one quantity of all edges.
 """
 
 from __future__ import annotations
 
 import math
 
-from .inner import inner_kernel
 from .elementary import exp, log, sincospi
+from .inner import inner_kernel
 
 BESSEL, SPLINE = range(2)
 
@@ -35,8 +35,9 @@ def polynomial_cutoff(values, slopes, x, exponent, count):
 def bessel_basis(basis, slopes, frequencies, cutoff, cutoff_slopes, x, count):
     """b_n(x) = w_n sinc(w_n x) u(x), sinc(y) = sin(pi y) / (pi y), and db_n/dx (overwrites).
 
-    basis, slopes: float (num_bessels, >= count) OUTPUT; frequencies: float64 (num_bessels,) w_n; cutoff, cutoff_slopes: u and
-    du/dx; x: float64 (count,). Gasteiger et al., arXiv:2003.03123, eq. 7 (without its normalisation).
+    basis, slopes: float (num_bessels, >= count) OUTPUT; frequencies: float64 (num_bessels,) w_n; cutoff,
+    cutoff_slopes: u and du/dx; x: float64 (count,). Gasteiger et al., arXiv:2003.03123, eq. 7 (without its
+    normalisation).
     """
     for n in range(len(frequencies)):
         w = frequencies[n]
@@ -52,8 +53,8 @@ def bessel_basis(basis, slopes, frequencies, cutoff, cutoff_slopes, x, count):
 def spline_basis(basis, slopes, span, x, count):
     """B_m(x) = (1 - cos(2 pi (x - lower_m) / width))^2 / 4 on its support, and dB_m/dx (overwrites).
 
-    basis, slopes: float (num_splines, >= count) OUTPUT; lower_m = (m - span) / num_splines, width = (span + 1) / num_splines;
-    x: float64 (count,).
+    basis, slopes: float (num_splines, >= count) OUTPUT; lower_m = (m - span) / num_splines,
+    width = (span + 1) / num_splines; x: float64 (count,).
     """
     num_splines = len(basis)
     width = (span + 1.0) / num_splines
@@ -67,12 +68,15 @@ def spline_basis(basis, slopes, span, x, count):
 
 
 @inner_kernel
-def zbl(energies, slopes, lengths, cutoff, cutoff_slopes, inverse_cutoffs, first_numbers, second_numbers, coulomb, count):
+def zbl(
+    energies, slopes, lengths, cutoff, cutoff_slopes, inverse_cutoffs, first_numbers, second_numbers, coulomb, count
+):
     """Universal repulsion, half of it given to each atom of the pair: e = K Z_i Z_j / (2 d) psi(q) u(x).
 
-    q = (Z_i^0.23 + Z_j^0.23) d / 0.46850, psi = sum_k c_k exp(-a_k q); energies eV and slopes de/dd eV/Å (overwrites); lengths d
-    Å; cutoff, cutoff_slopes: u and du/dx with its own exponent; inverse_cutoffs: dx/dd; first_numbers, second_numbers: Z_i, Z_j; all
-    float64 (count,). coulomb: K, eV Å. Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Solids (1985).
+    q = (Z_i^0.23 + Z_j^0.23) d / 0.46850, psi = sum_k c_k exp(-a_k q). Overwrites energies (eV) and slopes (de/dd,
+    eV/Å). lengths: d, Å; cutoff, cutoff_slopes: u and du/dx, with an exponent of their own; inverse_cutoffs: dx/dd;
+    first_numbers, second_numbers: Z_i, Z_j; all float64 (count,). coulomb: K, eV Å.
+    Ziegler, Biersack, Littmark, The Stopping and Range of Ions in Solids (1985).
     """
     for z in range(count):
         d = lengths[z]

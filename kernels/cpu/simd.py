@@ -1,12 +1,13 @@
 """Vectors of 64 bytes as values in kernels: 16 float32 or 8 float64, one register with AVX-512, two with AVX2.
 
-The compiler's own vectoriser guards every loop with checks for overlapping arrays, which cost more than the loop where a
-loop runs over the few channels of one edge. Here the width is written down instead. Arithmetic on vectors is `fma`,
-`times`, `plus` and every function of `elementary`; all of it element-wise, so a lane's bits do not depend on its neighbours.
+The compiler's own vectoriser guards every loop with checks for overlapping arrays, which cost more than the loop
+where a loop runs over the few channels of one edge. Here the width is written down instead. Arithmetic on vectors is
+`fma`, `times`, `plus` and every function of `elementary`; all of it element-wise, so a lane's bits do not depend on
+its neighbours.
 
 Rows that are read and written this way have widths that are multiples of `lanes(dtype)`; `pad` gives them.
-Loads and stores take an array (contiguous; of any number of dimensions) and the place of the first element counted from its
-start. They do not check bounds.
+Loads and stores take an array (contiguous; of any number of dimensions) and the place of the first element counted
+from its start. They do not check bounds.
 """
 
 from __future__ import annotations
@@ -145,7 +146,8 @@ def sum_lanes(typing_context, vector):  # type: ignore[no-untyped-def]
 def sum_lanes_of_eight(typing_context, a, b, c, d, e, f, g, h):  # type: ignore[no-untyped-def]
     """A vector whose first eight elements are the sums of the lanes of eight vectors (the rest are zeros).
 
-    Neighbouring vectors are halved and joined three times over, in all 21 shuffles and additions instead of eight times eight.
+    Neighbouring vectors are halved and joined three times over, in all 21 shuffles and additions instead of eight
+    times eight.
     """
 
     def generate(context, builder, signature, values):  # type: ignore[no-untyped-def]

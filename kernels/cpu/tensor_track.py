@@ -8,8 +8,8 @@ made right to left by the sparse lists C. With V_0[z,u,a] = w[z,u,l(a)] Y[z,a] a
     t_k[z,u,l] = sum_m Y[z,lm] N_k[u,lm],   scal_k[z,u] = sum_l w[z,u,l] t_k[z,u,l].
 Backward, per centre: G_k[u,a] = sum_z dscal_k[z,u] V_0[z,u,a], and the lists transposed give dA_0 .. dA_k.
 
-Letters: i centre, z edge, u channel (fastest in memory), a, b, c components, p path, k layer. "Slots": the ranges of components that share one
-weight w (or env) a channel, one for each degree or a single one for all.
+Letters: i centre, z edge, u channel (fastest in memory), a, b, c components, p path, k layer. "Slots": the ranges of
+components that share one weight w (or env) a channel, one for each degree or a single one for all.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ class TensorTrack(NamedTuple):
     channels: int  # U, padded to whole vectors
     environment_slots: np.ndarray  # int64 (slots + 1,): first component of each slot of env
     tensor_slots: np.ndarray  # int64 (slots + 1,): the same for w
-    environment_slot_of: np.ndarray  # int64 (1 + a multiple of 8,): slot of env of each component, 0 beyond the last one
-    tensor_slot_of: np.ndarray  # int64: the same for w
-    # Contractions, one list for each (layer, only c = 0): list q = 2 k for M_k, 2 k + 1 for m_k. Groups of one (path, a) each.
+    environment_columns: (
+        np.ndarray
+    )  # int64 (1 + a multiple of 8,): column of env for each component, 0 beyond the last one
+    tensor_columns: np.ndarray  # int64: the same for w
+    # Contractions, one list for each (layer, only c = 0): list q = 2 k for M_k, 2 k + 1 for m_k. Groups of one (path,
+    # a) each.
     list_groups: np.ndarray  # int64 (2 L + 1,): first group of each list
     group_entries: np.ndarray  # int64 (groups + 1,): first entry of each group
     group_paths: np.ndarray  # int64 (groups,): row of `path_weights`
@@ -41,7 +44,8 @@ class TensorTrack(NamedTuple):
     entry_out: np.ndarray  # int64 (entries,): c
     entry_values: np.ndarray  # float (entries,): C_p[a,b,c]
     path_weights: np.ndarray  # float (paths of all layers, U): w_k[u,p]
-    # Places of the vectors of one centre within its block of `centers`: A_k and dA_k; n^(k)_j for j = 0..k+1, n^(k)_0 = N_k.
+    # Places of the vectors of one centre within its block of `centers`: A_k and dA_k; n^(k)_j for j = 0..k+1, n^(k)_0
+    # = N_k.
     environment_at: np.ndarray  # int64 (L,)
     environment_gradient_at: np.ndarray  # int64 (L,)
     chain_at: np.ndarray  # int64 (L, L + 1)
@@ -80,7 +84,9 @@ def contract(track, which, centers, out_at, environment_at, right_at, out_dim):
 
 
 @kernel(inline="always")
-def contract_backward(track, which, centers, gradient_at, environment_at, right_at, environment_gradient_at, right_gradient_at):
+def contract_backward(
+    track, which, centers, gradient_at, environment_at, right_at, environment_gradient_at, right_gradient_at
+):
     """dA[b] += sum C w dout[a] n[c] and dn[c] += sum C w dout[a] A[b], for all channels (accumulates)."""
     channels = track.channels
     lanes = 64 // centers.itemsize
@@ -117,7 +123,8 @@ def fill(values, at, count, value):
 def sum_over_edges(slots, channels, centers, at, features, buffer, harmonics, length, first, last):
     """result[a, u] = sum_z f[z, l(a), u] Y[z, a] over the edges first .. last of a centre (overwrites).
 
-    harmonics: Y[z, a] at a length + z. Arrays come one by one, here and below: a tuple of many arrays is slow to hand on.
+    harmonics: Y[z, a] at a length + z. Arrays come one by one, here and below: a tuple of many arrays is slow to hand
+    on.
     """
     for slot in range(len(slots) - 1):
         a = slots[slot]
@@ -141,38 +148,36 @@ def spread_to_edges(slots, channels, features, buffer, harmonics, length, center
 
 
 @kernel(inline="always")
-def _component_gradient(features, weighted, environment, centers, vector, gradient, channels):
-    """sum over blocks of channels of f[u] N[a, u] + env[u] dA[a, u]; all arguments after an array are places in it."""
-    total = zeros(features)
-    for u in range(0, channels, 64 // features.itemsize):
-        total = fma(load(features, weighted + u), load(centers, vector + u), total)
-        total = fma(load(features, environment + u), load(centers, gradient + u), total)
-    return total
+def _add_component(total, features, w, w_at, env, env_at, centers, vector, gradient, channels, a, u):
+    """total + (dscal w)[u] N[a, u] + env[u] dA[a, u] for component a and the vector of channels that starts at u."""
+    total = fma(load(features, w + w_at[a] + u), load(centers, vector + a * channels + u), total)
+    return fma(load(features, env + env_at[a] + u), load(centers, gradient + a * channels + u), total)
 
 
 @inner_kernel
 def add_harmonic_gradient(
-    features, out, weighted, weighted_slots, environment, environment_slots, centers, vector, gradient, channels, first, last,
-    accumulate,
-):  # fmt: skip
-    """dY[z, a] (+)= sum_u (dscal w)[z, l(a), u] N[a, u] + env[z, l(a), u] dA[a, u] for the edges first .. last of a centre.
+    features, out, weighted, w_at, environment, env_at, centers, vector, gradient, channels, first, last, accumulate
+):
+    """dY[z, a] (+)= sum_u (dscal w)[z, l(a), u] N[a, u] + env[z, l(a), u] dA[a, u] for the edges of a centre.
 
-    Buffers out, weighted, environment; N at `vector`, dA at `gradient`. Component a > 0 stands in column a - 1 (Y_0 is constant);
-    components come in eights, and beyond the last one N and dA hold zeros. *_slots: the slot of each component.
+    Edges first .. last. Buffers out, weighted, environment; N at `vector`, dA at `gradient`. Component a > 0 stands in
+    column a - 1 (Y_0 is constant); components come in eights, and beyond the last one N and dA hold zeros. w_at,
+    env_at: first column of each component's slot.
     """
     for z in range(first, last):
         w, env = weighted[0] + z * weighted[1], environment[0] + z * environment[1]
-        for a in range(1, len(weighted_slots), 8):
-            total = sum_lanes_of_eight(
-                _component_gradient(features, w + weighted_slots[a] * channels, env + environment_slots[a] * channels, centers, vector + a * channels, gradient + a * channels, channels),
-                _component_gradient(features, w + weighted_slots[a + 1] * channels, env + environment_slots[a + 1] * channels, centers, vector + (a + 1) * channels, gradient + (a + 1) * channels, channels),
-                _component_gradient(features, w + weighted_slots[a + 2] * channels, env + environment_slots[a + 2] * channels, centers, vector + (a + 2) * channels, gradient + (a + 2) * channels, channels),
-                _component_gradient(features, w + weighted_slots[a + 3] * channels, env + environment_slots[a + 3] * channels, centers, vector + (a + 3) * channels, gradient + (a + 3) * channels, channels),
-                _component_gradient(features, w + weighted_slots[a + 4] * channels, env + environment_slots[a + 4] * channels, centers, vector + (a + 4) * channels, gradient + (a + 4) * channels, channels),
-                _component_gradient(features, w + weighted_slots[a + 5] * channels, env + environment_slots[a + 5] * channels, centers, vector + (a + 5) * channels, gradient + (a + 5) * channels, channels),
-                _component_gradient(features, w + weighted_slots[a + 6] * channels, env + environment_slots[a + 6] * channels, centers, vector + (a + 6) * channels, gradient + (a + 6) * channels, channels),
-                _component_gradient(features, w + weighted_slots[a + 7] * channels, env + environment_slots[a + 7] * channels, centers, vector + (a + 7) * channels, gradient + (a + 7) * channels, channels),
-            )
+        for a in range(1, len(w_at), 8):
+            t0 = t1 = t2 = t3 = t4 = t5 = t6 = t7 = zeros(features)
+            for u in range(0, channels, 64 // features.itemsize):
+                t0 = _add_component(t0, features, w, w_at, env, env_at, centers, vector, gradient, channels, a, u)
+                t1 = _add_component(t1, features, w, w_at, env, env_at, centers, vector, gradient, channels, a + 1, u)
+                t2 = _add_component(t2, features, w, w_at, env, env_at, centers, vector, gradient, channels, a + 2, u)
+                t3 = _add_component(t3, features, w, w_at, env, env_at, centers, vector, gradient, channels, a + 3, u)
+                t4 = _add_component(t4, features, w, w_at, env, env_at, centers, vector, gradient, channels, a + 4, u)
+                t5 = _add_component(t5, features, w, w_at, env, env_at, centers, vector, gradient, channels, a + 5, u)
+                t6 = _add_component(t6, features, w, w_at, env, env_at, centers, vector, gradient, channels, a + 6, u)
+                t7 = _add_component(t7, features, w, w_at, env, env_at, centers, vector, gradient, channels, a + 7, u)
+            total = sum_lanes_of_eight(t0, t1, t2, t3, t4, t5, t6, t7)
             place = out[0] + z * out[1] + a - 1
             store(features, place, plus(load(features, place), total) if accumulate else total)
 
@@ -181,8 +186,8 @@ def add_harmonic_gradient(
 def tensor_forward(track, layer, features, centers, norms, edges, num_centers):
     """Environments A_k, vectors N_k, and the edges' invariants scal_k, for a chunk (overwrites).
 
-    features: float, one-dimensional, all buffers; centers: float, `track.block` elements a centre; norms: float (num_types,) by type of the
-    centre; edges: the chunk's `edges.Edges`.
+    features: float, one-dimensional, all buffers; centers: float, `track.block` elements a centre; norms: float
+    (num_types,) by type of the centre; edges: the chunk's `edges.Edges`.
     """
     channels = track.channels
     lanes = 64 // features.itemsize
@@ -227,7 +232,8 @@ def tensor_forward(track, layer, features, centers, norms, edges, num_centers):
 def tensor_backward(track, layer, last_layer, features, centers, norms, edges, num_centers):
     """From dscal_k to denv_k, and the shares of this layer in dw and dY, for a chunk.
 
-    Layers are called from the last to the first: the last one overwrites dw, dY and the centres' dA, the others accumulate.
+    Layers are called from the last to the first: the last one overwrites dw, dY and the centres' dA, the others
+    accumulate.
     """
     channels = track.channels
     lanes = 64 // features.itemsize
@@ -277,7 +283,7 @@ def tensor_backward(track, layer, last_layer, features, centers, norms, edges, n
             centers, gradient_at, first, last,
         )  # fmt: skip
         add_harmonic_gradient(
-            features, track.harmonic_gradient, weighted, track.tensor_slot_of, track.environment_buffers[layer],
-            track.environment_slot_of, centers, block + track.chain_at[layer, 0], gradient_at, channels, first, last,
+            features, track.harmonic_gradient, weighted, track.tensor_columns, track.environment_buffers[layer],
+            track.environment_columns, centers, block + track.chain_at[layer, 0], gradient_at, channels, first, last,
             not is_last,
         )  # fmt: skip

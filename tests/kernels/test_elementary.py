@@ -1,4 +1,4 @@
-"""Our elementary functions: accurate to the stated units in the last place, and the same bits at every place of a loop."""
+"""Our elementary functions: accurate to the stated units in the last place, the same bits at every place of a loop."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from allegro_sim.kernels.cpu import elementary
 from allegro_sim.kernels.cpu.compilation import kernel
 

@@ -86,21 +86,44 @@ def test_same_path_as_the_velocity_verlet_of_ase(tmp_path: Path, model: Path, wa
 @pytest.mark.slow
 @pytest.mark.parametrize(("timestep", "bound"), [(0.5, 1.0e-5), (0.25, 2.0e-6)])
 def test_energy_does_not_drift(timestep: float, bound: float, tmp_path: Path, model: Path, water: ase.Atoms) -> None:
-    """Least-squares slope of the total energy over 20 ps, eV/atom/ps, within the bound and two standard errors."""
+    """Least-squares slope of the total energy over 20 ps, eV/atom/ps, within the bound and two standard errors.
+
+    Four stretches of 5 ps from the equilibrated positions with velocities of their own: the bundled model is of
+    demonstration quality, and in a single long run it leaves the liquid after some 6 to 12 ps (a hydrogen comes off,
+    the temperature soars; energy is conserved through that too, until 0.5 fs is too long for 1500 K).
+    """
     every = round(5.0 / timestep)
-    frames = run_nve(tmp_path / "run", model, water, steps=round(20000.0 / timestep), timestep=timestep, every=every)
-    times, energies = frames["time_fs"] * 1.0e-3, frames["total_energy"] / len(water)
-    slope, error = slope_with_error(times, energies)
-    print(f"timestep {timestep} fs: drift {slope:.2e} +- {error:.2e} eV/atom/ps, rms {energies.std():.2e} eV/atom")
+    stretches = []
+    for seed in range(1, 5):
+        frames = run_water(
+            tmp_path / str(seed),
+            model,
+            water,
+            run={"steps": round(5000.0 / timestep), "timestep_fs": timestep, "precision": "double", "seed": seed},
+            velocities={"temperature_K": 300.0},
+            dynamics={"ensemble": "nve"},
+            output={"trajectory_every": every, "thermo_every": 0, "checkpoint_every": 0},
+        )
+        assert frames["temperature"].max() < 700.0, "the water did not stay a liquid"  # 24 atoms fluctuate by 15 %
+        stretches.append((frames["time_fs"] * 1.0e-3, frames["total_energy"] / len(water)))
+    slope, error = common_slope(stretches)
+    print(f"timestep {timestep} fs: drift {slope:.2e} +- {error:.2e} eV/atom/ps")
     assert abs(slope) < bound + 2.0 * error
 
 
-def slope_with_error(times: np.ndarray, values: np.ndarray, blocks: int = 20) -> tuple[float, float]:
-    """Least-squares slope and its standard error, from averages over blocks longer than any correlation."""
-    length = len(times) // blocks
-    t = times[: blocks * length].reshape(blocks, length).mean(axis=1)
-    y = values[: blocks * length].reshape(blocks, length).mean(axis=1)
-    slope, offset = np.polyfit(t, y, 1)
-    residuals = y - (slope * t + offset)
-    error = np.sqrt((residuals**2).sum() / (blocks - 2) / ((t - t.mean()) ** 2).sum())
-    return float(slope), float(error)
+def common_slope(stretches: list[tuple[np.ndarray, np.ndarray]], blocks: int = 10) -> tuple[float, float]:
+    """Least-squares slope common to all stretches, each with an offset of its own, and its standard error from averages
+    over blocks of half a picosecond, longer than the energy's correlation.
+    """
+    times, values = [], []
+    for t, y in stretches:
+        length = len(t) // blocks
+        t = t[: blocks * length].reshape(blocks, length).mean(axis=1)
+        y = y[: blocks * length].reshape(blocks, length).mean(axis=1)
+        times.append(t - t.mean())
+        values.append(y - y.mean())
+    t, y = np.concatenate(times), np.concatenate(values)
+    slope = (t @ y) / (t @ t)
+    residuals = y - slope * t
+    freedom = len(y) - len(stretches) - 1
+    return float(slope), float(np.sqrt((residuals @ residuals) / freedom / (t @ t)))

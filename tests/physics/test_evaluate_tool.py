@@ -10,12 +10,12 @@ import ase.io
 import h5py
 import numpy as np
 import pytest
-from allegro_sim.tools.main import main
 from support.random_models import random_model, random_structure
 
 from allegro_sim.cell import Cell
 from allegro_sim.evaluation import Evaluator
 from allegro_sim.model.weight_file import save_model
+from allegro_sim.tools.main import main
 
 
 @pytest.fixture(scope="module")

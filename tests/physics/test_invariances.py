@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from allegro_sim.kernels.cpu.fixed_point import FORCE_SCALE
 
 # Double precision: a rotated structure has other roundings, some 1e-15 an operation through a few hundred of them.

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from allegro_sim.kernels.cpu.fixed_point import words_to_float
 from support.water import write_input
 
 from allegro_sim.config import load_settings
 from allegro_sim.dynamics.observables import KineticSums
+from allegro_sim.kernels.cpu.fixed_point import words_to_float
 from allegro_sim.parallel.comm import SerialComm
 from allegro_sim.simulation import Simulation
 from allegro_sim.units import BOLTZMANN

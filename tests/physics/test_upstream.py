@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from allegro_sim.tools.importing.build import build_model
-from allegro_sim.tools.importing.source import open_source
 
 from allegro_sim.cell import Cell
 from allegro_sim.evaluation import Evaluator
+from allegro_sim.tools.importing.build import build_model
+from allegro_sim.tools.importing.source import open_source
 
 GOLDEN = Path(__file__).resolve().parent.parent / "data" / "golden"
 MODELS = sorted(path.stem for path in GOLDEN.glob("*.ckpt"))

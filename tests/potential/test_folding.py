@@ -1,0 +1,75 @@
+"""Folding linear layers: the same function of fewer multiply-adds, and no fold that costs more."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.random_models import random_model
+
+from allegro_sim.potential.folding import Linear, contraction_list, fold, fold_model, pair_basis
+
+
+def _apply(chain, x: np.ndarray) -> np.ndarray:
+    for linear in chain:
+        x = x @ linear.matrix
+        x = np.tanh(x) if linear.activated else x
+    return x
+
+
+def _chain(*sizes: int, activated: tuple[int, ...] = ()) -> list[Linear]:
+    rng = np.random.default_rng(sum(sizes))
+    pairs = zip(sizes, sizes[1:], strict=False)
+    return [Linear(rng.standard_normal(shape), n in activated) for n, shape in enumerate(pairs)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "activated", "length"),
+    [
+        ((8, 32, 32), (), 1),
+        ((32, 4, 32), (), 2),  # a bottleneck is cheaper as it is
+        ((8, 32, 32, 32, 16), (1,), 2),
+        ((8, 32, 32), (0,), 2),
+        ((8, 64, 4, 64, 1), (), 1),
+    ],
+)
+def test_fold_keeps_the_function_and_saves_work(sizes, activated, length):
+    chain = _chain(*sizes, activated=activated)
+    folded = fold(chain)
+    assert len(folded) == length
+    assert sum(linear.cost for linear in folded) <= sum(linear.cost for linear in chain)
+    x = np.random.default_rng(1).standard_normal((5, sizes[0]))
+    assert np.allclose(_apply(folded, x), _apply(chain, x), rtol=1e-12, atol=1e-10)
+
+
+def test_two_body_basis_is_a_matrix_for_each_ordered_pair_of_types():
+    model = random_model(2, num_types=3)
+    matrices = pair_basis(model.radial)
+    i, j = 2, 1
+    types = np.concatenate([model.radial.center_types[i], model.radial.neighbor_types[j]])
+    assert np.array_equal(matrices[i * 3 + j], model.radial.basis_linear * types)
+    spline = random_model(2, num_types=3, spline=True)
+    assert np.array_equal(pair_basis(spline.radial)[i * 3 + j], spline.radial.weights[i, j].T)
+
+
+def test_counts_of_a_small_model():
+    """By hand: S = U = width = 16, 8 Bessel functions, l_max 1, one layer."""
+    model = random_model(
+        1, l_max=1, num_layers=1, num_scalar_features=16, num_tensor_features=16, hidden_width=16, num_bessels=8
+    )
+    folded = fold_model(model)
+    written, computed = folded.multiply_adds
+    # Basis, embedding, both projections; latent; readout.
+    assert (
+        written - (8 * 16 + 2 * 16 * 16 + 16 * (16 + 2 * 32) + 32 * 16 + 16 * 16 + 32 * 16 + 16) == 6 * 16 + 2 * 4 * 16
+    )
+    # The readout's last layer runs once an atom. Environment and invariants: 4, and 4 + 2, a channel.
+    assert computed == 8 * 16 + 16 * (16 + 2 * 32) + 32 * 16 + 16 * 16 + 32 * 16 + (4 + 6) * 16
+
+
+def test_invariant_lists_are_the_columns_of_the_full_ones():
+    model = random_model(1, l_max=2, num_layers=3)
+    full, invariant = contraction_list(model, 1, False), contraction_list(model, 1, True)
+    chosen = full.indices[:, 2] == 0
+    assert np.array_equal(full.indices[chosen], invariant.indices)
+    assert np.array_equal(full.values[chosen], invariant.values)
+    assert 0 < len(invariant.values) < len(full.values)

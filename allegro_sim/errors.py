@@ -1,6 +1,6 @@
 """Every error a user can meet. Each message names the file, key or atom, says what was found, and what to do.
 
-Exit codes: 0 done; 1 internal error; 2 the user's input; 3 stopped by a guard; 4 stopped by a signal after a checkpoint.
+Exit codes: 0 done; 1 internal error; 2 the user's input; 3 stopped by a guard.
 """
 
 from __future__ import annotations

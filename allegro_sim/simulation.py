@@ -401,7 +401,8 @@ class Simulation:
             ("precision", self.potential.precision),
             ("ranks, threads", f"{self.comm.size} x {self.threads}"),
             ("decomposition", self.domain.decomposition.describe()),
-            ("edges per atom", f"{edges / atoms:.1f} ({listed / atoms:.1f} with the skin); ghosts per atom {ghosts / atoms:.2f}"),
+            ("edges per atom", f"{edges / atoms:.1f} ({listed / atoms:.1f} with the skin)"),
+            ("ghosts per atom", f"{ghosts / atoms:.2f}"),
             (
                 "memory",
                 f"{resident:.0f} MiB in the largest rank, {arrays:.1f} of them for atoms, ghosts and neighbours",

@@ -1,7 +1,7 @@
 """The arrays of one rank: rows [0, num_owned) are owned atoms, [num_owned, num_local) are ghosts; capacity beyond that.
 
-Positions are never wrapped: an atom's position is one continuous path, the same three numbers on every rank. A ghost holds
-a bitwise copy of its owner's position, and `images` says which periodic copy a row stands for: the copy sits at
+Positions are never wrapped: an atom's position is one continuous path, the same three numbers on every rank. A ghost
+holds a bitwise copy of its owner's position, and `images` says which periodic copy a row stands for: the copy sits at
 `positions + images @ cell`. The vector of an edge is
 
     r_ij = (x_j - x_i) + (images_j - images_i) @ cell
@@ -34,7 +34,7 @@ class System:
     atom_virials : int64 (C, 9) or None; fixed point, eV; ghost rows hold what is owed to their owners
     masses : float64 (num_types,) Da, by type
     num_owned, num_ghosts, num_global : int
-    bad_centres : int64 (n,)    rows of centres whose energy or forces were not finite or out of range at the last compute
+    bad_centres : int64 (n,)    rows whose energy or forces were not finite or out of range at the last compute
     """
 
     def __init__(self, cell: Cell, masses: np.ndarray, num_global: int) -> None:

@@ -17,7 +17,8 @@ from allegro_sim.system import System
 
 CACHE_BYTES = 1280 * 1024
 """Workspace of a chunk of listed edges. The third or so of them that lies in the skin leaves its part untouched, and
-what remains fits the second-level cache of a core. Measured with the water model, 96 to 512 edges differ by a quarter."""
+what remains fits the second-level cache of a core. With the water model, 96 to 512 edges differ by a quarter in speed.
+"""
 
 MIN_CHUNK_EDGES, MAX_CHUNK_EDGES = 64, 512
 

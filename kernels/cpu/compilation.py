@@ -84,11 +84,11 @@ def _user() -> str:
 
 
 def kernel(function: Callable | None = None, **options: Any) -> Any:
-    """Compile `function` with Numba: nopython, without the GIL, cached on disk. `options` are passed on to `numba.njit`."""
+    """Compile `function` with Numba: nopython, without the GIL, cached on disk; `options` go to `numba.njit`."""
 
     def decorate(python_function: Callable) -> Any:
         settings = {"nogil": True, "cache": True, "error_model": "numpy"} | options
-        # Numba reads this setting when a function is decorated; it is put back so that a user's own Numba code is not moved.
+        # Numba reads this setting when a function is decorated; put back, so that a user's own Numba code is not moved.
         before = numba.config.CACHE_DIR
         numba.config.CACHE_DIR = str(cache_directory())
         try:

@@ -8,8 +8,9 @@ import ase.io
 import ase.units
 import numpy as np
 import pytest
-from allegro_sim.tools.main import main
 from support import trajectories
+
+from allegro_sim.tools.main import main
 
 DECIMALS = 1.0e-8  # extxyz holds eight decimals
 

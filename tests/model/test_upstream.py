@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from allegro_sim.tools.importing.build import build_model
-from allegro_sim.tools.importing.source import open_source
 
 from allegro_sim.model.irreps import component_slices, harmonic_irreps, total_dim
 from allegro_sim.model.reference import brute_force_edges, evaluate_structure, forward
 from allegro_sim.model.wigner import product_coefficients
+from allegro_sim.tools.importing.build import build_model
+from allegro_sim.tools.importing.source import open_source
 
 ZOO = ("m00", "m10", "m18", "m26", "m29", "m33", "m45", "m48")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from allegro_sim.kernels.cpu.fixed_point import words_to_float
 from support.springs import Chain, TetheredAtoms, make_system
 
 from allegro_sim.dynamics.guard import Guard
@@ -12,6 +11,7 @@ from allegro_sim.dynamics.langevin import Langevin
 from allegro_sim.dynamics.observables import degrees_of_freedom, kinetic_sums, measure, reduce_kinetic
 from allegro_sim.dynamics.velocities import draw_velocities
 from allegro_sim.dynamics.velocity_verlet import VelocityVerlet
+from allegro_sim.kernels.cpu.fixed_point import words_to_float
 from allegro_sim.parallel.comm import SerialComm
 from allegro_sim.units import ACCELERATION, BOLTZMANN
 

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from allegro_sim.kernels.cpu.fixed_point import words_to_float
-from allegro_sim.kernels.cpu.philox import fill_normals, log_unit, philox4x32, sincos_turns, three_normals
 from support.springs import make_system
 
 from allegro_sim.dynamics.observables import degrees_of_freedom, kinetic_sums, reduce_kinetic, temperature_of
 from allegro_sim.dynamics.velocities import draw_velocities
+from allegro_sim.kernels.cpu.fixed_point import words_to_float
+from allegro_sim.kernels.cpu.philox import fill_normals, log_unit, philox4x32, sincos_turns, three_normals
 from allegro_sim.parallel.comm import SerialComm
 
 KNOWN_ANSWERS = [  # kat_vectors of Random123: philox4x32, 10 rounds

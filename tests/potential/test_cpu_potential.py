@@ -196,7 +196,7 @@ def test_devices_and_precisions():
 
 
 def test_steady_state_allocates_next_to_nothing(precision):
-    """Chunk by chunk, in scratch made once: what is left are handles of a few dozen bytes for the kernels' arguments."""
+    """Chunk by chunk, in scratch made once: what is left are small handles for the kernels' arguments."""
     model = random_model(1)
     potential = create_potential(model, precision=precision, threads=2)
     system, neighbors = make_system(model, random_structure(1, model, num_atoms=200), 0.3)
@@ -227,7 +227,7 @@ def test_memory_does_not_grow_with_the_number_of_edges():
 
 @pytest.mark.slow
 def test_bits_are_those_of_another_processor(tmp_path):
-    """Compiled for a processor without AVX-512, in a process of its own: the same forces and energies to the last bit."""
+    """Compiled for a processor without AVX-512, in a process of its own: the same forces and energies, bit for bit."""
     if platform.machine() != "x86_64":
         pytest.skip("needs an x86-64 processor")
     script = tmp_path / "digest.py"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from support.random_models import random_model
@@ -18,8 +20,7 @@ def _apply(chain, x: np.ndarray) -> np.ndarray:
 
 def _chain(*sizes: int, activated: tuple[int, ...] = ()) -> list[Linear]:
     rng = np.random.default_rng(sum(sizes))
-    pairs = zip(sizes, sizes[1:], strict=False)
-    return [Linear(rng.standard_normal(shape), n in activated) for n, shape in enumerate(pairs)]
+    return [Linear(rng.standard_normal(shape), n in activated) for n, shape in enumerate(pairwise(sizes))]
 
 
 @pytest.mark.parametrize(
@@ -59,9 +60,9 @@ def test_counts_of_a_small_model():
     folded = fold_model(model)
     written, computed = folded.multiply_adds
     # Basis, embedding, both projections; latent; readout.
-    assert (
-        written - (8 * 16 + 2 * 16 * 16 + 16 * (16 + 2 * 32) + 32 * 16 + 16 * 16 + 32 * 16 + 16) == 6 * 16 + 2 * 4 * 16
-    )
+    dense = 8 * 16 + 2 * 16 * 16 + 16 * (16 + 2 * 32) + 32 * 16 + 16 * 16 + 32 * 16 + 16
+    # Products 0 x 0 -> 0 and 1 x 1 -> 0 have 1 and 3 terms a channel; V_0 and the environment 4 each.
+    assert written == dense + (1 + 3) * 16 + 2 * 4 * 16
     # The readout's last layer runs once an atom. Environment and invariants: 4, and 4 + 2, a channel.
     assert computed == 8 * 16 + 16 * (16 + 2 * 32) + 32 * 16 + 16 * 16 + 32 * 16 + (4 + 6) * 16
 

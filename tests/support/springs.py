@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from allegro_sim.kernels.cpu.fixed_point import FORCE_SCALE
 
 from allegro_sim.cell import Cell
+from allegro_sim.kernels.cpu.fixed_point import FORCE_SCALE
 from allegro_sim.system import System
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 # In a checkout the packages `kernels` and `tools` stand beside this one, and are installed inside it as
-# `allegro_sim.kernels` and `allegro_sim.tools`. These lines make them importable under those names from the checkout too.
+# `allegro_sim.kernels` and `allegro_sim.tools`. These lines make them importable by those names from the checkout too.
 _checkout = Path(__file__).resolve().parent.parent
 if (_checkout / "kernels" / "cpu" / "__init__.py").is_file() and (_checkout / "pyproject.toml").is_file():
     __path__.append(str(_checkout))

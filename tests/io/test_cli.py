@@ -226,6 +226,7 @@ def test_error_on_one_rank_ends_all(
     script = tmp_path / "crash.py"
     script.write_text(CRASH.replace("ERROR", error))
     done = mpirun(3, sys.executable, script, inputs / "water" / "smoke.toml", cwd=tmp_path, timeout=30)
-    assert done.returncode == code
+    # Where one rank aborts the others, mpirun may answer with the signal it killed those with.
+    assert done.returncode in (code, 9)
     assert all(word in done.stderr for word in words)
     assert ("Traceback" in done.stderr) == (code == 1)

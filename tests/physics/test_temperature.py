@@ -44,13 +44,12 @@ def mean_with_error(values: np.ndarray, blocks: int = 25) -> tuple[float, float]
 
 @pytest.mark.parametrize(
     ("steps", "timestep"),
-    [(5000, 0.5), pytest.param(100000, 0.5, marks=pytest.mark.slow), pytest.param(100000, 1.0, marks=pytest.mark.slow)],
+    [(5000, 0.5), pytest.param(40000, 0.5, marks=pytest.mark.slow), pytest.param(40000, 1.0, marks=pytest.mark.slow)],
 )
 def test_every_type_has_the_set_temperature(
     steps: int, timestep: float, tmp_path: Path, inputs: Path, repository: Path
 ) -> None:
-    """Within four standard errors (one run in 10,000 would miss), themselves below 2 % in the short run, 0.5 % in the
-    long.
+    """Within four standard errors (one run in 10,000 would miss), which are below 2.5 % in the short run, 1 % in the long.
 
     At 1 fs full-step momenta of hydrogen would be several per cent cold.
     """
@@ -66,5 +65,5 @@ def test_every_type_has_the_set_temperature(
     series = temperatures(Simulation(load_settings(source), SerialComm()))
     for values in series.T:
         mean, error = mean_with_error(values)
-        assert error < (0.025 if steps < 10000 else 0.006) * TEMPERATURE
+        assert error < (0.025 if steps < 10000 else 0.01) * TEMPERATURE
         assert abs(mean - TEMPERATURE) < 4.0 * error

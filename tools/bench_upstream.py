@@ -16,6 +16,8 @@ Every round runs each path once; medians over the rounds are printed, and the ra
 from __future__ import annotations
 
 import argparse
+import datetime
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -75,7 +77,8 @@ def serve(job: dict[str, Any]) -> None:
     for name in models:
         for _ in range(WARM_UP):
             _, forces = evaluate(name)
-    answer(paths=list(models), forces=forces.tolist(), edges=int(data[AtomicDataDict.EDGE_INDEX_KEY].shape[1]))
+    versions = {name: importlib.metadata.version(name) for name in ("nequip", "nequip-allegro", "torch")}
+    answer(versions=versions, paths=list(models), forces=forces.tolist(), edges=int(data[AtomicDataDict.EDGE_INDEX_KEY].shape[1]))
     for line in sys.stdin:
         answer(seconds=evaluate(line.strip())[0])
 
@@ -158,6 +161,8 @@ class Ours:
 
 def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     """Times in milliseconds by path, in the order they were measured, and what they were measured on."""
+    from allegro_sim import __version__
+
     ours = Ours(arguments)
     structure, model = ours.structure, ours.model
     with tempfile.TemporaryDirectory() as folder:
@@ -193,6 +198,11 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
     medians = {name: float(np.median(values)) for name, values in times.items()}
     best = min(paths, key=lambda path: medians[path])
     return {
+        "date": datetime.date.today().isoformat(),
+        "version": __version__,
+        "commit": commit(),
+        "processor": processor(),
+        "upstream": upstream.ready["versions"],
         "atoms": len(structure.types),
         "edges": upstream.ready["edges"],
         "threads": arguments.threads,
@@ -204,6 +214,26 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
         "best_upstream": best,
         "ratio": medians[best] / medians["allegro-sim"],
     }
+
+
+def commit() -> str:
+    """Commit of the checkout this file lies in; empty elsewhere."""
+    folder = Path(__file__).resolve().parent
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def processor() -> str:
+    """The processor's name, and the number of cores this process may use."""
+    import llvmlite.binding
+
+    from allegro_sim.parallel.cores import affinity
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    cpu = llvmlite.binding.get_host_cpu_name()
+    return f"{names[0] if names else 'unknown'} ({cpu}), {len(affinity())} cores"
 
 
 def main(argv: list[str] | None = None) -> int:

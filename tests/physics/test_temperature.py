@@ -49,7 +49,7 @@ def mean_with_error(values: np.ndarray, blocks: int = 25) -> tuple[float, float]
 def test_every_type_has_the_set_temperature(
     steps: int, timestep: float, tmp_path: Path, inputs: Path, repository: Path
 ) -> None:
-    """Within four standard errors (one run in 10,000 would miss), which are below 2.5 % in the short run, 1 % in the long.
+    """Within four standard errors (one run in 10,000 would miss): at most 2.5 % in the short run, 1 % in the long.
 
     At 1 fs full-step momenta of hydrogen would be several per cent cold.
     """

@@ -78,7 +78,8 @@ def serve(job: dict[str, Any]) -> None:
         for _ in range(WARM_UP):
             _, forces = evaluate(name)
     versions = {name: importlib.metadata.version(name) for name in ("nequip", "nequip-allegro", "torch")}
-    answer(versions=versions, paths=list(models), forces=forces.tolist(), edges=int(data[AtomicDataDict.EDGE_INDEX_KEY].shape[1]))
+    edges = int(data[AtomicDataDict.EDGE_INDEX_KEY].shape[1])
+    answer(versions=versions, paths=list(models), forces=forces.tolist(), edges=edges)
     for line in sys.stdin:
         answer(seconds=evaluate(line.strip())[0])
 

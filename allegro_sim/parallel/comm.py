@@ -197,6 +197,9 @@ def world() -> Comm:
                 f"can be loaded ({_first_line(error)}). Install one (pip install mpich, or your site's MPI), "
                 "or run without the launcher"
             ) from None
+        # ASE takes a loaded mpi4py to mean that MPI runs, and would fail where we did.
+        for name in [name for name in sys.modules if name.split(".")[0] == "mpi4py"]:
+            del sys.modules[name]
         return SerialComm()
     comm = MpiComm(MPI.COMM_WORLD)
     if comm.size == 1 and announced > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -176,6 +177,17 @@ def test_version_and_help() -> None:
     assert done.returncode == 0
     for flag in ("--set", "--restart", "--overwrite", "--dry-run", "--version"):
         assert flag in done.stdout
+
+
+def test_runs_on_one_rank_where_no_mpi_library_is_installed(inputs: Path, tmp_path: Path) -> None:
+    """mpi4py is there, and finds no library: the name it is told to load does not exist."""
+    command = [sys.executable, "-m", "allegro_sim", inputs / "water" / "smoke.toml", "--set", "run.steps=2"]
+    environment = os.environ | {"MPI4PY_LIBMPI": str(tmp_path / "no-such-library.so")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 x " in done.stdout
+    done = subprocess.run(command, cwd=tmp_path, env=environment | {"PMI_SIZE": "2"}, capture_output=True, text=True)
+    assert done.returncode == 2 and "no MPI library can be loaded" in done.stderr
 
 
 @pytest.mark.mpi

@@ -10,7 +10,29 @@ from allegro_sim.potential.interface import Potential
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("double", "single", "mixed")
 
-__all__ = ["DEVICES", "PRECISIONS", "CpuPotential", "Potential", "create_potential"]
+__all__ = ["DEVICES", "PRECISIONS", "CpuPotential", "Potential", "create_potential", "pick_device"]
+
+
+def pick_device(device: str) -> tuple[str, str]:
+    """The device that `device` stands for, "cpu" or "cuda", and why where "auto" left the choice to the program.
+
+    Raises
+    ------
+    DeviceError : "cuda" and there is no GPU that can be used; an unknown device
+    """
+    if device not in DEVICES:
+        raise DeviceError(f"device {device!r} is unknown; choose one of {', '.join(DEVICES)}")
+    if device == "cpu":
+        return "cpu", ""
+    from allegro_sim.potential.cuda.device import find_device
+
+    try:
+        found = find_device()
+    except DeviceError as error:
+        if device == "auto":
+            return "cpu", f"auto, since {error}"
+        raise DeviceError(f'device "cuda" was asked for, but {error}. Without a GPU use device = "cpu"') from None
+    return "cuda", f"auto, since there is {found}" if device == "auto" else ""
 
 
 def create_potential(
@@ -22,20 +44,19 @@ def create_potential(
 ) -> Potential:
     """The potential of a model on a device.
 
-    device: "auto" or "cpu"; precision: "double", "single" or "mixed" (on a CPU computed as "single"); threads: None
-    for as many as this process may use; chunk_edges: edges computed at a time, None to fit a core's cache (the
-    results do not depend on it).
+    device: "auto" (a GPU where there is one that can be used), "cpu" or "cuda"; precision: "double", "single" or
+    "mixed" (on a CPU computed as "single"); threads: of the CPU, None for as many as this process may use; chunk_edges:
+    edges computed at a time, None to fit a core's cache or a buffer on the GPU (the results do not depend on it).
 
     Raises
     ------
-    DeviceError : a device or precision that is not there
+    DeviceError : a device or precision that is not there; a model with an option that the device's kernels lack
     """
-    if device not in DEVICES:
-        raise DeviceError(f"device {device!r} is unknown; choose one of {', '.join(DEVICES)}")
     if precision not in PRECISIONS:
         raise DeviceError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
-    if device == "cuda":
-        raise DeviceError(
-            'device "cuda" was asked for, but this version has no CUDA backend; use device = "cpu" or "auto"'
-        )
-    return CpuPotential(model, precision=precision, threads=threads, chunk_edges=chunk_edges)
+    chosen, reason = pick_device(device)
+    if chosen == "cuda":
+        from allegro_sim.potential.cuda.potential import CudaPotential
+
+        return CudaPotential(model, precision=precision, chunk_edges=chunk_edges, chosen=reason)
+    return CpuPotential(model, precision=precision, threads=threads, chunk_edges=chunk_edges, chosen=reason)

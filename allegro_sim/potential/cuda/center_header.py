@@ -1,0 +1,224 @@
+"""The edge, scan and centre kernels as data: their arguments, launch geometry, constants, and `extern "C"` text.
+
+The plan launches by these lists and the entry points are generated from them, so neither can disagree with the other.
+The bodies are device functions of the same names in kernels/cuda/{edges,scan,centers}.cu, arguments in the same order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from allegro_sim.model.description import AllegroModel, BesselEmbedding
+from allegro_sim.model.irreps import total_dim
+from allegro_sim.potential.cuda.mlp_shapes import Rounding
+
+ROW_BLOCK = 128
+"""Threads a block of the kernels with a thread for each row, each centre, or each channel of a centre."""
+
+SCAN_BLOCK = 1024
+"""Threads of the one block that scans a chunk's counts."""
+
+_C_TYPES = {
+    # system and results
+    "positions": "double*", "images": "int*", "types": "int*", "cell": "double*", "cutoffs": "double*",
+    "energies": "double*", "forces": "long long*", "virial_words": "long long*", "atom_virials": "long long*",
+    "faults": "unsigned char*", "status": "int*",
+    # index
+    "counts": "int*", "chunk_centers": "int*", "first": "int*", "edge_center": "int*", "edge_neighbor": "int*",
+    # geometry
+    "vectors": "double*", "pairs": "int*", "basis": "REAL*", "basis_slopes": "REAL*", "harmonics": "REAL*",
+    "pair_terms": "double*", "radial_slope": "double*", "harmonic_gradient": "REAL*",
+    # features
+    "x": "REAL*", "dx": "REAL*", "env": "REAL*", "denv": "REAL*", "w": "REAL*", "dw": "REAL*",
+    "edge_energies": "double*",
+    # centres
+    "A": "REAL*", "dA": "REAL*", "chain": "REAL*",
+    # constants
+    "path_weights": "REAL*", "environment_norms": "REAL*", "energy_factors": "double*", "shifts": "double*",
+    "frequencies": "double*", "zbl_table": "double*",
+    # numbers
+    "chunk": "int", "capacity": "int", "max_centers": "int", "want_virial": "int", "want_atom_virials": "int",
+}  # fmt: skip
+"""C type of every argument, arrays as they are written; inputs become pointers to const."""
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """One kernel: its name, arguments in order (buffers, then int32 numbers), and how it is launched.
+
+    outputs: what it writes (some of it is read as well), the first arguments. body: the device function called, with
+    its template arguments. threads: what there is a thread for, "row" (capacity), "center" (max_centers), "channel"
+    (max_centers * LANES), or "block" (a single block).
+    """
+
+    name: str
+    body: str
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    threads: str
+    lanes: int = 1
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return self.outputs + self.inputs
+
+    @property
+    def block(self) -> int:
+        return SCAN_BLOCK if self.threads == "block" else ROW_BLOCK
+
+    def grid(self, capacity: int, max_centers: int) -> int:
+        """Blocks for chunks of at most `capacity` edges and `max_centers` centres."""
+        if self.threads == "block":
+            return 1
+        threads = {"row": capacity, "center": max_centers, "channel": max_centers * self.lanes}[self.threads]
+        return max(1, -(-threads // self.block))
+
+    def entry_point(self) -> str:
+        """The `extern "C"` function: the body, under the kernel's name."""
+        parameters = []
+        for name in self.arguments:
+            kind = _C_TYPES[name]
+            if kind.endswith("*"):
+                kind = f"{kind} __restrict__" if name in self.outputs else f"const {kind} __restrict__"
+            parameters.append(f"{kind} {name}")
+        return (
+            f'extern "C" __global__ void __launch_bounds__({self.block}) {self.name}({", ".join(parameters)}) {{\n'
+            f"  {self.body}({', '.join(self.arguments)});\n}}\n"
+        )
+
+
+_CHUNK = ("first", "chunk_centers", "chunk", "capacity")
+
+EDGE_GEOMETRY = KernelSpec(
+    "edge_geometry", "geometry_of_edge",
+    ("vectors", "pairs", "basis", "basis_slopes", "harmonics", "pair_terms", "edge_center", "edge_neighbor"),
+    ("positions", "images", "types", "cell", "cutoffs", "frequencies", "zbl_table", *_CHUNK), "row",
+)  # fmt: skip
+EDGE_FORCES = KernelSpec(
+    "edge_forces", "forces_of_edge",
+    ("forces", "virial_words", "atom_virials", "faults", "status"),
+    ("radial_slope", "harmonic_gradient", "vectors", "pairs", "pair_terms", "edge_center", "edge_neighbor", "cutoffs",
+     *_CHUNK, "want_virial", "want_atom_virials"), "row",
+)  # fmt: skip
+CENTER_ENERGIES = KernelSpec(
+    "center_energies", "energy_of_center",
+    ("energies", "faults", "status"),
+    ("edge_energies", "pair_terms", "types", "energy_factors", "shifts", *_CHUNK), "center",
+)  # fmt: skip
+SCAN_CHUNK = KernelSpec(
+    "scan_chunk", "scan_counts", ("first", "status"), ("counts", "chunk_centers", "chunk", "capacity"), "block"
+)
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def center_forward(layer: int, lanes: int, round_scal: bool = True) -> KernelSpec:
+    """round_scal: whether scal is an operand of TF32 products (in `mixed`), and so rounded."""
+    return KernelSpec(
+        f"center_forward_{layer}", f"forward_of_center<{layer}, {_flag(round_scal)}>",
+        ("x", "A", "chain"),
+        ("env", "w", "harmonics", "path_weights", "environment_norms", "types", *_CHUNK, "max_centers"),
+        "channel", lanes,
+    )  # fmt: skip
+
+
+def center_backward(layer: int, lanes: int, round_denv: bool = True, round_dw: bool = True) -> KernelSpec:
+    """round_denv, round_dw: whether these are operands of TF32 products (in `mixed`), and so rounded."""
+    return KernelSpec(
+        f"center_backward_{layer}", f"backward_of_center<{layer}, {_flag(round_denv)}, {_flag(round_dw)}>",
+        ("denv", "dw", "harmonic_gradient", "dA", "dx"),
+        ("env", "w", "harmonics", "A", "chain", "path_weights", "environment_norms", "types", *_CHUNK, "max_centers"),
+        "channel", lanes,
+    )  # fmt: skip
+
+
+def kernel_specs(model: AllegroModel, rounding: Rounding | None = None) -> dict[str, KernelSpec]:
+    """Every edge, scan and centre kernel of a model, by name; without `rounding`, `mixed` rounds all operands."""
+    lanes = lanes_of_center(model.num_tensor_features)
+    specs = [SCAN_CHUNK, EDGE_GEOMETRY, CENTER_ENERGIES, EDGE_FORCES]
+    layers = range(model.num_layers)
+    if rounding is None:
+        specs += [center_forward(k, lanes) for k in layers]
+        specs += [center_backward(k, lanes) for k in layers]
+    else:
+        specs += [center_forward(k, lanes, rounding.invariants[k]) for k in layers]
+        specs += [center_backward(k, lanes, rounding.environments[k], rounding.tensor) for k in layers]
+    return {spec.name: spec for spec in specs}
+
+
+def padded(width: int) -> int:
+    """Columns of a feature of this width: a multiple of 8."""
+    return -(-width // 8) * 8
+
+
+def lanes_of_center(channels: int) -> int:
+    """Threads that work on one centre, one a channel: a power of two that divides a warp, or whole warps."""
+    columns = padded(channels)
+    return -(-columns // 32) * 32 if columns > 32 else max(8, 1 << (columns - 1).bit_length())
+
+
+def chain_dims(model: AllegroModel) -> dict[tuple[int, int], int]:
+    """Components of the vectors N_k,j (layer k, 0 <= j < k) that forward keeps for backward, in their order in `chain`.
+
+    N_k,k is not kept: it is a multiple of A_k.
+    """
+    dims = [(model.l_max + 1) ** 2, *(total_dim(layer.irreps_in) for layer in model.layers[1:])]
+    return {(k, j): dims[j] for k in range(model.num_layers) for j in range(k)}
+
+
+def chain_size(model: AllegroModel, max_centers: int) -> int:
+    """Elements of `chain`: [one after the other of `chain_dims`][max_centers][dim][UP]."""
+    return sum(chain_dims(model).values()) * max_centers * padded(model.num_tensor_features)
+
+
+def environment_gradient_size(model: AllegroModel, max_centers: int) -> int:
+    """Elements of `dA`, [LAYERS - 1][max_centers][M][UP]: that of the last layer stays in registers."""
+    return (model.num_layers - 1) * max_centers * (model.l_max + 1) ** 2 * padded(model.num_tensor_features)
+
+
+def zbl_table(model: AllegroModel) -> np.ndarray:
+    """Constants of the repulsion by ordered pair of types, float64 (2, nt * nt).
+
+    Row 0: (Z_i^0.23 + Z_j^0.23) / 0.46850, 1/Å; row 1: K Z_i Z_j / 2, eV Å. Zeros where the model has no repulsion.
+    """
+    if model.zbl is None:
+        return np.zeros((2, model.num_types**2))
+    numbers = np.asarray(model.zbl.atomic_numbers, np.float64)
+    scales = (numbers[:, None] ** 0.23 + numbers**0.23) / 0.46850
+    return np.stack([scales.ravel(), (0.5 * model.zbl.coulomb * numbers[:, None] * numbers).ravel()])
+
+
+def pair_terms_size(model: AllegroModel, capacity: int) -> int:
+    """Elements of `pair_terms`, float64 [2][capacity]: repulsion and its slope by d; none without a repulsion."""
+    return 2 * capacity if model.zbl is not None else 0
+
+
+def center_defines(model: AllegroModel, precision: str) -> dict[str, str]:
+    """The compile-time constants that the edge, scan and centre kernels read, as macros."""
+    bessel = isinstance(model.radial, BesselEmbedding)
+    components = (model.l_max + 1) ** 2
+    channels, scalars = padded(model.num_tensor_features), padded(model.num_scalar_features)
+    lanes = lanes_of_center(model.num_tensor_features)
+    if isinstance(model.radial, BesselEmbedding):
+        frequencies = np.asarray(model.radial.frequencies, np.float64)
+        basis, span, exponent = len(frequencies), 0, float(model.radial.cutoff_exponent)
+        whole = bool(np.array_equal(frequencies, np.arange(1.0, basis + 1.0)))
+    else:
+        basis, span, exponent, whole = model.radial.weights.shape[-1], int(model.radial.span), 6.0, False
+    values: dict[str, int | float] = {
+        **{f"PRECISION_{name.upper()}": int(name == precision) for name in ("double", "single", "mixed")},
+        "NT": model.num_types, "L_MAX": model.l_max, "M": components, "MP": -(-components // 4) * 4,
+        "U": model.num_tensor_features, "UP": channels, "S": model.num_scalar_features, "SP": scalars,
+        "LAYERS": model.num_layers, "NB": basis,
+        "ENV_SLOTS": model.environment_weight_irreps, "W_SLOTS": model.tensor_weight_irreps,
+        "NE": model.environment_weight_irreps * channels, "NW": model.tensor_weight_irreps * channels,
+        "LDX": channels + (model.num_layers + 1) * scalars, "LANES": lanes, "WARPS": max(1, lanes // 32),
+        "RADIAL_BESSEL": int(bessel), "WHOLE_FREQUENCIES": int(whole), "CUTOFF_EXPONENT": exponent,
+        "SPLINE_SPAN": span, "SCAN_BLOCK": SCAN_BLOCK, "HAS_ZBL": int(model.zbl is not None),
+        "ZBL_EXPONENT": float(model.zbl.cutoff_exponent) if model.zbl is not None else 6.0,
+    }  # fmt: skip
+    return {name: repr(value) for name, value in values.items()}

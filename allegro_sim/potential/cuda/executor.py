@@ -1,0 +1,209 @@
+"""A plan on a GPU: CuPy holds memory, stream and module, Numba launches the index kernels, cuBLAS the wide products.
+
+Importing this loads CuPy. All work goes to one stream, in order; nothing here waits but `download`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cupy
+import numpy as np
+from cupy.cuda import driver, runtime
+from numba import cuda as numba_cuda
+
+from allegro_sim.kernels.numba_cuda.index import KERNELS
+from allegro_sim.potential.cuda.compile import load_or_compile
+from allegro_sim.potential.cuda.device import Device, OutOfDeviceMemory
+from allegro_sim.potential.cuda.layout import Layout
+from allegro_sim.potential.cuda.plan import NUMBERS, Fill, IndexLaunch, Launch, Matrix, Operation, Plan, Product
+
+_MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_DEFAULT_SHARED_BYTES = 48 * 1024
+_REAL_TYPES = {4: 0, 8: 1}  # bytes -> CUDA_R_32F, CUDA_R_64F
+
+
+class BoundPlan:
+    """Operations of a plan, each with the call that launches it: arguments are prepared once, numbers change in place.
+
+    before, chunk: lists of (operation, call).
+    """
+
+    def __init__(self) -> None:
+        self.numbers = {name: ctypes.c_int32(0) for name in NUMBERS}
+        self.before: list[tuple[Operation, Callable[[], Any]]] = []
+        self.chunk: list[tuple[Operation, Callable[[], Any]]] = []
+
+    def run_before(self) -> None:
+        for _, call in self.before:
+            call()
+
+    def run_chunk(self, chunk: int) -> None:
+        self.numbers["chunk"].value = chunk
+        for _, call in self.chunk:
+            call()
+
+    def want(self, virial: bool, atom_virials: bool) -> None:
+        """What the next launches of `edge_forces` add up besides forces."""
+        self.numbers["want_virial"].value = virial
+        self.numbers["want_atom_virials"].value = atom_virials
+
+
+class CudaExecutor:
+    """Memory and launches on one GPU.
+
+    Attributes
+    ----------
+    device : Device
+    stream : cupy.cuda.Stream, where all work goes
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.stream = cupy.cuda.Stream(non_blocking=True)
+        self._numba_stream = numba_cuda.external_stream(self.stream.ptr)
+        self._functions: dict[str, Any] = {}
+        self._index: dict[str, Any] = {}
+        self._blas: _Products | None = None
+        self._module: Any = None
+
+    def load(self, layout: Layout) -> None:
+        """Compile the model's module, or load it, and the index kernels."""
+        self._module = cupy.cuda.function.Module()
+        self._module.load(load_or_compile(layout.source, self.device.capability))
+        for name, kernel in layout.kernels.items():
+            function = self._module.get_function(name)
+            if kernel.shared_bytes > _DEFAULT_SHARED_BYTES:
+                driver.funcSetAttribute(function.ptr, _MAX_DYNAMIC_SHARED_SIZE, kernel.shared_bytes)
+            self._functions[name] = function
+        self._index = {name: numba_cuda.jit(signature)(python) for name, (python, signature) in KERNELS.items()}
+        if not layout.fused:
+            self._blas = _Products(self.stream, layout.real, layout.precision)
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def allocate(self, count: int, dtype: np.dtype) -> cupy.ndarray:
+        """A one-dimensional array of zeros. Raises OutOfDeviceMemory."""
+        try:
+            with self.stream:
+                return cupy.zeros(count, dtype)
+        except cupy.cuda.memory.OutOfMemoryError:
+            raise OutOfDeviceMemory(count * np.dtype(dtype).itemsize) from None
+
+    def release(self) -> None:
+        """Give memory that no array holds any more back to the driver."""
+        self.stream.synchronize()
+        cupy.get_default_memory_pool().free_all_blocks()
+
+    def upload(self, array: cupy.ndarray, values: np.ndarray) -> None:
+        """Copy to the device, all of `array`."""
+        array.set(np.ascontiguousarray(values, array.dtype).reshape(array.shape), stream=self.stream)
+
+    def download(self, array: cupy.ndarray) -> np.ndarray:
+        """Copy to the host, after all that was launched before."""
+        return array.get(stream=self.stream)
+
+    # --- launches -----------------------------------------------------------------------------------------------------
+
+    def bind(self, plan: Plan, arrays: Mapping[str, cupy.ndarray]) -> BoundPlan:
+        """Prepare every launch for these arrays."""
+        bound = BoundPlan()
+        for operations, calls in ((plan.before, bound.before), (plan.chunk, bound.chunk)):
+            calls += [(operation, self.prepare(operation, arrays, bound)) for operation in operations]
+        return bound
+
+    def prepare(self, operation: Operation, arrays: Mapping[str, cupy.ndarray], bound: BoundPlan) -> Callable[[], Any]:
+        """The call that launches one operation."""
+        if isinstance(operation, Fill):
+            array = arrays[operation.buffer]
+            place, size, stream = array.data.ptr, array.nbytes, self.stream.ptr
+            return lambda: runtime.memsetAsync(place, 0, size, stream)
+        if isinstance(operation, Launch):
+            return self._prepare_launch(operation, arrays, bound)
+        if isinstance(operation, IndexLaunch):
+            return self._prepare_index(operation, arrays, bound)
+        assert self._blas is not None
+        return self._blas.prepare(operation, arrays)
+
+    def _prepare_launch(
+        self, launch: Launch, arrays: Mapping[str, cupy.ndarray], bound: BoundPlan
+    ) -> Callable[[], None]:
+        values: list[Any] = []
+        for argument in launch.arguments:
+            if isinstance(argument, np.generic):
+                values.append(ctypes.create_string_buffer(argument.tobytes(), argument.nbytes))
+            elif argument in bound.numbers:
+                values.append(bound.numbers[argument])
+            else:
+                values.append(ctypes.c_void_p(arrays[argument].data.ptr))
+        # The driver reads the values at the launch, through these pointers: the closure keeps them alive.
+        pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        function, stream = self._functions[launch.kernel], self.stream.ptr
+        kernel, place, start = function.ptr, ctypes.addressof(pointers), driver.launchKernel
+        kept = (values, pointers, function)
+
+        def call(_kept: Any = kept) -> None:
+            start(kernel, launch.grid, 1, 1, launch.block, 1, 1, launch.shared_bytes, stream, place, 0)
+
+        return call
+
+    def _prepare_index(
+        self, launch: IndexLaunch, arrays: Mapping[str, cupy.ndarray], bound: BoundPlan
+    ) -> Callable[[], None]:
+        configured = self._index[launch.kernel][launch.grid, launch.block, self._numba_stream]
+        values: list[Any] = []
+        changing: list[tuple[int, str]] = []
+        for place, argument in enumerate(launch.arguments):
+            if isinstance(argument, str) and argument in bound.numbers:
+                changing.append((place, argument))
+                values.append(np.int32(0))
+            elif isinstance(argument, str):
+                # A raw CuPy array would be wrapped, and the stream synchronised, at every launch.
+                values.append(numba_cuda.as_cuda_array(arrays[argument], sync=False))
+            else:
+                values.append(argument)
+
+        def call() -> None:
+            for place, name in changing:
+                values[place] = np.int32(bound.numbers[name].value)
+            configured(*values)
+
+        return call
+
+
+class _Products:
+    """Wide products by cuBLAS, into our own buffers."""
+
+    def __init__(self, stream: cupy.cuda.Stream, real: np.dtype, precision: str) -> None:
+        from cupy.cuda import cublas
+
+        self._cublas, self._real = cublas, real
+        self._handle = cublas.create()
+        self._stream = stream
+        full = cublas.CUBLAS_COMPUTE_64F if precision == "double" else cublas.CUBLAS_COMPUTE_32F
+        self._compute = {False: full, True: cublas.CUBLAS_COMPUTE_32F_FAST_TF32}
+        self._one, self._zero = np.ones(1, real), np.zeros(1, real)
+
+    def prepare(self, product: Product, arrays: Mapping[str, cupy.ndarray]) -> Callable[[], None]:
+        """cuBLAS is column-major: it computes the transpose, right^T left^T, of the row-major product."""
+        kind, compute = _REAL_TYPES[self._real.itemsize], self._compute[product.tensor_cores]
+        out, left, right = (self._place(matrix, arrays) for matrix in (product.out, product.left, product.right))
+        beta = self._one if product.accumulate else self._zero
+        arguments = (
+            self._handle, self._cublas.CUBLAS_OP_N, self._cublas.CUBLAS_OP_N,
+            product.columns, product.rows, product.inner,
+            self._one.ctypes.data, right, kind, product.right.stride, left, kind, product.left.stride,
+            beta.ctypes.data, out, kind, product.out.stride,
+            compute, self._cublas.CUBLAS_GEMM_DEFAULT,
+        )  # fmt: skip
+
+        def call() -> None:
+            with self._stream:  # CuPy gives every product to its current stream, whatever the handle's was
+                self._cublas.gemmEx(*arguments)
+
+        return call
+
+    def _place(self, matrix: Matrix, arrays: Mapping[str, cupy.ndarray]) -> int:
+        return arrays[matrix.buffer].data.ptr + matrix.offset * self._real.itemsize

@@ -1,0 +1,245 @@
+"""A model turned into what the CUDA kernels need: the module's text, packed constants, buffers, and the plan."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from allegro_sim.errors import DeviceError
+from allegro_sim.model.description import ACTIVATIONS, AllegroModel, Mlp
+from allegro_sim.potential.cuda import center_header, mlp_header
+from allegro_sim.potential.cuda.contractions import contraction_code
+from allegro_sim.potential.cuda.packing import pack_centers
+from allegro_sim.potential.cuda.plan import (
+    Argument,
+    Buffer,
+    Fill,
+    IndexLaunch,
+    Kernel,
+    Launch,
+    Operation,
+    Plan,
+    Product,
+)
+from allegro_sim.potential.cuda.source import assemble
+from allegro_sim.potential.folding import fold_model
+
+INDEX_THREADS = 128
+"""Threads of a block of the index kernels."""
+
+
+_ACCUMULATED = ("forces", "virial_words", "atom_virials", "faults", "status")
+_INDEX = ("positions", "images", "types", "cell", "cutoffs", "row_offsets", "indices")
+
+
+class Layout:
+    """One model in one precision.
+
+    Parameters
+    ----------
+    model : AllegroModel
+    precision : "double", "single" or "mixed"
+    matrix_units : see `mlp_header.Dimensions`
+
+    Attributes
+    ----------
+    real : dtype of features and weights
+    fused : whether all widths fit the kernels that hold an MLP in shared memory; otherwise products are cuBLAS's
+    kernels : dict of every kernel of the module
+    bytes_per_edge, bytes_per_center : of the buffers of a chunk
+
+    Raises
+    ------
+    DeviceError : the model has an option that the kernels do not cover
+    """
+
+    def __init__(self, model: AllegroModel, precision: str, *, matrix_units: bool = True) -> None:
+        refuse_unsupported(model)
+        self.model, self.precision = model, precision
+        self.real = np.dtype(np.float64 if precision == "double" else np.float32)
+        self.folded = fold_model(model)
+        if self.folded.separable is not None:
+            raise DeviceError(
+                f"the model's {model.num_types} types are more than the CUDA kernels' table of two-body matrices has "
+                'room for; use device = "cpu"'
+            )
+        self.dimensions = mlp_header.Dimensions(
+            precision=precision,
+            layers=model.num_layers,
+            scalars=model.num_scalar_features,
+            channels=model.num_tensor_features,
+            environment_slots=model.environment_weight_irreps,
+            tensor_slots=model.tensor_weight_irreps,
+            radial=self.folded.embedding[0].matrix.shape[1],
+            types=model.num_types,
+            matrix_units=matrix_units,
+        )
+        self.shapes = mlp_header.mlp_chains(self.dimensions, self.folded, _activations(model))
+        self.fused = mlp_header.fused_widths(self.shapes)
+        self.centers = center_header.kernel_specs(model, mlp_header.mlp_rounding(self.shapes, self.fused))
+        self.mlps = {kernel.name: kernel for kernel in mlp_header.mlp_kernels(self.dimensions, self.shapes)}
+        self.kernels = self._kernels()
+        bytes_at = [self._chunk_bytes(capacity, centers) for capacity, centers in ((128, 64), (256, 64), (128, 128))]
+        self.bytes_per_edge = (bytes_at[1] - bytes_at[0]) // 128
+        self.bytes_per_center = (bytes_at[2] - bytes_at[0]) // 64
+
+    @cached_property
+    def source(self) -> str:
+        """The whole module as one text."""
+        defines = center_header.center_defines(self.model, self.precision)
+        return assemble(
+            "".join(f"#define {name} {value}\n" for name, value in defines.items()),
+            "common.cuh",
+            mlp_header.mlp_structs(self.dimensions, self.shapes),
+            "mlp.cu",
+            "wide.cu",
+            "edges.cu",
+            "scan.cu",
+            "channel.cuh",
+            contraction_code(self.model),
+            "centers.cu",
+            mlp_header.mlp_entry_points(self.dimensions, self.shapes),
+            *(spec.entry_point() for spec in self.centers.values()),
+        )
+
+    @cached_property
+    def constants(self) -> dict[str, np.ndarray]:
+        """Every constant array, by the name of its buffer."""
+        mlps = mlp_header.pack_mlps(self.dimensions, self.shapes, self.folded)
+        return {**mlps, **pack_centers(self.model, self.real, mlps["energy_weights"])}
+
+    def buffers(self, capacity: int, max_centers: int) -> dict[str, Buffer]:
+        """Buffers of a chunk, and the constants."""
+        model, dimensions, real = self.model, self.dimensions, self.real
+        layers, components = model.num_layers, (model.l_max + 1) ** 2
+        padded_components = -(-components // 4) * 4
+        warps = max(1, center_header.lanes_of_center(model.num_tensor_features) // 32)
+        basis = self.folded.embedding[0].matrix.shape[1]
+        edge: dict[str, tuple[tuple[int, ...], Any]] = {
+            "edge_center": ((capacity,), np.int32),
+            "edge_neighbor": ((capacity,), np.int32),
+            "vectors": ((3, capacity), np.float64),
+            "pairs": ((capacity,), np.int32),
+            "basis": ((basis, capacity), real),
+            "basis_slopes": ((basis, capacity), real),
+            "harmonics": ((capacity, padded_components), real),
+            "pair_terms": ((max(center_header.pair_terms_size(model, capacity), 1),), np.float64),
+            "radial_slope": ((capacity,), np.float64),
+            "harmonic_gradient": ((warps, capacity, padded_components), real),
+            "x": ((capacity, dimensions.LDX), real),
+            "dx": ((capacity, dimensions.LDX), real),
+            "env": ((layers, capacity, dimensions.NE), real),
+            "denv": ((capacity, dimensions.NE), real),
+            "w": ((capacity, dimensions.NW), real),
+            "dw": ((capacity, dimensions.NW), real),
+            "edge_energies": ((capacity,), np.float64),
+            **{
+                name: ((capacity, columns), real)
+                for name, columns in mlp_header.mlp_buffers(self.dimensions, self.shapes).items()
+            },
+        }
+        center: dict[str, tuple[tuple[int, ...], Any]] = {
+            "first": ((max_centers + 1,), np.int32),
+            "A": ((layers, max_centers, components, dimensions.UP), real),
+            "dA": ((max(center_header.environment_gradient_size(model, max_centers), 1),), real),
+            "chain": ((max(center_header.chain_size(model, max_centers), 1),), real),
+        }
+        found: dict[str, Buffer] = {}
+        for kind, group in (("edge", edge), ("center", center)):
+            found |= {name: Buffer(name, shape, np.dtype(dtype), kind) for name, (shape, dtype) in group.items()}
+        for name, array in self.constants.items():
+            found[name] = Buffer(name, array.shape, array.dtype, "constant")
+        return found
+
+    def plan(self, capacity: int, max_centers: int, system: dict[str, Buffer]) -> Plan:
+        """Operations for chunks of at most `capacity` edges and `max_centers` centres.
+
+        system: the buffers of `plan.system_buffers`.
+        """
+        before: list[Operation] = [Fill(name) for name in _ACCUMULATED]
+        return Plan(
+            capacity=capacity,
+            max_centers=max_centers,
+            buffers={**system, **self.buffers(capacity, max_centers)},
+            before=(*before, *self.count_edges(system["energies"].shape[0])),
+            chunk=self.chunk_operations(capacity, max_centers),
+        )
+
+    def count_edges(self, owned: int) -> tuple[Operation, ...]:
+        """Edges of every centre now; nothing where there are no centres."""
+        return (IndexLaunch("count_edges", _blocks(owned), INDEX_THREADS, ("counts", *_INDEX)),) if owned else ()
+
+    def chunk_operations(self, capacity: int, max_centers: int) -> tuple[Operation, ...]:
+        """One chunk, from its edges to forces."""
+        edges = ("edge_center", "edge_neighbor", *_INDEX, "first", "chunk_centers", "chunk")
+        mlps = mlp_header.mlp_stages(self.dimensions, self.shapes, capacity)
+        return (
+            self._launch("scan_chunk", capacity, max_centers),
+            IndexLaunch("fill_edges", _blocks(max_centers), INDEX_THREADS, edges),
+            *(
+                step if isinstance(step, Product) else self._launch(step, capacity, max_centers)
+                for stage in self.stages()
+                for step in mlps.get(stage, (stage,))
+            ),
+        )
+
+    def stages(self) -> list[str]:
+        """Stages of a chunk in order, after the index work: kernels, or MLPs of several steps."""
+        layers = range(self.model.num_layers)
+        forward = [name for k in layers for name in (f"center_forward_{k}", f"latent_{k}_forward")]
+        backward = [name for k in reversed(layers) for name in (f"latent_{k}_backward", f"center_backward_{k}")]
+        return [
+            "edge_geometry",
+            "embedding_forward",
+            *forward,
+            "readout_forward",
+            "center_energies",
+            "readout_backward",
+            *backward,
+            "embedding_backward",
+            "edge_forces",
+        ]
+
+    def _launch(self, name: str, capacity: int, max_centers: int) -> Launch:
+        kernel = self.kernels[name]
+        sizes = {"capacity": np.int32(capacity), "max_centers": np.int32(max_centers)}
+        arguments: tuple[Argument, ...] = tuple(sizes.get(argument, argument) for argument in kernel.arguments)
+        return Launch(name, kernel.grid(capacity, max_centers), kernel.block, kernel.shared_bytes, arguments)
+
+    def _kernels(self) -> dict[str, Kernel]:
+        found = {name: Kernel(name, spec.arguments, spec.block, 0, spec.grid) for name, spec in self.centers.items()}
+        for name, mlp in self.mlps.items():
+            tile = mlp.tile
+
+            def grid(capacity: int, max_centers: int, tile: int = tile) -> int:
+                return -(-capacity // tile)
+
+            found[name] = Kernel(name, mlp.arguments, mlp.threads, mlp.shared_bytes, grid)
+        return found
+
+    def _chunk_bytes(self, capacity: int, max_centers: int) -> int:
+        return sum(b.nbytes for b in self.buffers(capacity, max_centers).values() if b.kind in ("edge", "center"))
+
+
+def refuse_unsupported(model: AllegroModel) -> None:
+    """Raise DeviceError for what the kernels do not cover, by name."""
+    if model.generation != "current":
+        raise DeviceError(
+            f'the model is of the generation "{model.generation}", which the CUDA kernels do not cover; '
+            'use device = "cpu"'
+        )
+    for name, activation in _activations(model).items():
+        if activation not in ACTIVATIONS:
+            raise DeviceError(f'the activation "{activation}" of {name} has no CUDA kernel; use device = "cpu"')
+
+
+def _activations(model: AllegroModel) -> dict[str, str]:
+    mlps: dict[str, Mlp] = {"embedding": model.embed_mlp, "readout": model.readout}
+    mlps |= {f"latent_{k}": layer.latent for k, layer in enumerate(model.layers)}
+    return {name: mlp.activation for name, mlp in mlps.items()}
+
+
+def _blocks(threads: int) -> int:
+    return max(1, -(-threads // INDEX_THREADS))

@@ -1,0 +1,56 @@
+"""A kernel of the MLPs: its text and its launch in one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NUMBERS = ("chunk", "capacity")
+"""Arguments that are int32 numbers; all others are buffers."""
+
+_TYPES = {
+    "edge_energies": "double",
+    "radial_slope": "double",
+    "energy_weights": "double",
+    "pairs": "int",
+    "first": "int",
+    "chunk_centers": "int",
+}
+
+
+@dataclass(frozen=True)
+class MlpKernel:
+    """A kernel over the rows of a chunk: capacity / tile blocks of `threads`, each for `tile` edges.
+
+    outputs, inputs: names of buffers written and read (and `capacity`). body: what it does, after a block without edges
+    has returned. blocks_together: blocks a multiprocessor should have registers for.
+    """
+
+    name: str
+    threads: int
+    tile: int
+    shared_bytes: int
+    blocks_together: int
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    body: str
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Names of all arguments, in the order of the parameters."""
+        return (*self.outputs, *self.inputs, "first", "chunk_centers", "chunk")
+
+    def text(self) -> str:
+        """The entry point."""
+        parameters = ", ".join(self._parameter(name) for name in self.arguments)
+        return (
+            f'extern "C" __global__ void __launch_bounds__({self.threads}, {self.blocks_together}) '
+            f"{self.name}({parameters}) {{\n"
+            f"  if ((int)blockIdx.x * {self.tile} >= edge_count(first, chunk_centers, chunk)) return;\n"
+            f"{self.body}}}\n"
+        )
+
+    def _parameter(self, name: str) -> str:
+        if name in NUMBERS:
+            return f"int {name}"
+        kind = _TYPES.get(name, "REAL")
+        return f"{kind}* {name}" if name in self.outputs else f"const {kind}* {name}"

@@ -1,0 +1,181 @@
+// The tensor track by vectors of the centre (kernels/cpu/tensor_track.py), one layer a kernel, forward and backward.
+//
+// LANES threads a centre, one a channel u, all numbers of a channel in registers; nothing is shared but the sums over
+// channels for dE/dY. Sums over a centre's edges run in their order. The products within a centre are generated text
+// (allegro_sim/potential/cuda/contractions.py), struct Contraction<k>, which stands between channel.cuh and this file.
+#include "channel.cuh"
+
+// Which centre and channel a thread has, and the centre's edges begin .. end.
+struct CenterPlace {
+  int center, channel, begin, end;
+  bool exists;  // false beyond the last channel or the last centre: the numbers are then those of another place
+};
+
+DEVICE CenterPlace place_of_thread(const int* __restrict__ first, const int* __restrict__ chunk_centers, int chunk) {
+  const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+  const long long center = thread / LANES;
+  const int channel = (int)(thread % LANES), centers = chunk_size(chunk_centers, chunk);
+  CenterPlace place;
+  place.exists = center < centers && channel < UP;
+  place.center = center < centers ? (int)center : 0;
+  place.channel = channel < UP ? channel : 0;
+  place.begin = center < centers ? first[place.center] : 0;
+  place.end = center < centers ? first[place.center + 1] : 0;
+  return place;
+}
+
+// Most edges of any centre of this warp: all its lanes go round the edges together.
+DEVICE int longest_of_warp(int count) {
+#pragma unroll
+  for (int offset = 16; offset >= (LANES < 32 ? LANES : 32); offset /= 2) {
+    const int theirs = __shfl_xor_sync(0xffffffffu, count, offset);
+    count = theirs > count ? theirs : count;
+  }
+  return count;
+}
+
+// Environment, vector of the centre and invariants of layer LAYER.
+//
+// An edge reads NE + NW + MP numbers and writes UP (the harmonics come twice, the second time from the cache), in
+// 2 M + W_SLOTS multiply-adds a channel; a centre reads LAYER M UP of A, writes M UP of A and its part of the chain.
+//
+// x REAL[E][LDX]: columns 0 .. UP become scal[u] = sum_l w[l,u] sum_m Y[lm] N[lm,u], rounded as operands (overwrites);
+// A REAL[LAYERS][C][M][UP]: A_LAYER (overwrites), those before are read; chain: see contractions.py (overwrites).
+template <int LAYER, bool ROUND_SCAL> DEVICE void forward_of_center(
+    REAL* __restrict__ x, REAL* __restrict__ A, REAL* __restrict__ chain, const REAL* __restrict__ env,
+    const REAL* __restrict__ w, const REAL* __restrict__ harmonics, const REAL* __restrict__ path_weights,
+    const REAL* __restrict__ environment_norms, const int* __restrict__ types, const int* __restrict__ first,
+    const int* __restrict__ chunk_centers, int chunk, int capacity, int max_centers) {
+  const CenterPlace place = place_of_thread(first, chunk_centers, chunk);
+  if (!place.exists || place.begin == place.end) return;
+  const int u = place.channel;
+  const REAL* const own_env = env + (long long)LAYER * capacity * NE + u;
+
+  REAL environment[M];
+  zero_channel(environment);
+#pragma unroll 2
+  for (int z = place.begin; z < place.end; ++z) {
+    REAL weights[ENV_SLOTS], Y[MP];
+    load_slots(weights, row_of(own_env, z, NE));
+    load_harmonics(Y, harmonics, z);
+#pragma unroll
+    for (int m = 0; m < M; ++m) environment[m] = multiply_add(weights[slot_of(m, ENV_SLOTS)], Y[m], environment[m]);
+  }
+  const REAL norm = environment_norms[types[chunk_centers[chunk] + place.center]];
+#pragma unroll
+  for (int m = 0; m < M; ++m) environment[m] *= norm;
+
+  const long long layer_size = (long long)max_centers * M * UP;
+  REAL* const own_A = row_of(A, place.center, M * UP) + u;
+  store_channel(own_A + LAYER * layer_size, environment);
+  REAL vector[M];
+  Contraction<LAYER>::forward(
+      vector, environment, own_A, layer_size, chain + u, max_centers, place.center, path_weights + u);
+
+#pragma unroll 2
+  for (int z = place.begin; z < place.end; ++z) {
+    REAL weights[W_SLOTS], Y[MP], inner[W_SLOTS];
+    load_slots(weights, row_of(w + u, z, NW));
+    load_harmonics(Y, harmonics, z);
+    product_by_slots(inner, Y, vector);
+    REAL invariant = weights[0] * inner[0];
+#pragma unroll
+    for (int l = 1; l < W_SLOTS; ++l) invariant = multiply_add(weights[l], inner[l], invariant);
+    row_of(x, z, LDX)[u] = ROUND_SCAL ? round_operand(invariant) : invariant;
+  }
+}
+
+// Gradients of layer LAYER, called from the last layer to the first.
+//
+// An edge reads UP + NE + 2 NW + MP + WARPS (M - 1) numbers and writes NE + NW + WARPS (M - 1) (the last layer reads
+// NW and WARPS (M - 1) less: it overwrites), in 5 M + 2 W_SLOTS multiply-adds a channel and M shuffles a warp; dscal,
+// w and the harmonics come twice. A centre reads (LAYER + 1) M UP of A, its part of the chain, and, but for the last
+// layer, (LAYER + 1) M UP of dA; it writes LAYER M UP of dA.
+//
+// denv REAL[E][NE]: by env_LAYER, rounded as operands (overwrites); dw REAL[E][NW] and harmonic_gradient
+// REAL[WARPS][E][MP], columns 1 .. M (the last layer overwrites, the others accumulate; dw is rounded by layer 0);
+// dA REAL[LAYERS - 1][C][M][UP]: by A_0 .. A_{LAYER-1} (the same); dx REAL[E][LDX]: columns 0 .. UP are dE/dscal, read,
+// and then set to zero where ZERO_DSCAL is 1.
+template <int LAYER, bool ROUND_DENV, bool ROUND_DW> DEVICE void backward_of_center(
+    REAL* __restrict__ denv, REAL* __restrict__ dw, REAL* __restrict__ harmonic_gradient, REAL* __restrict__ dA,
+    REAL* __restrict__ dx, const REAL* __restrict__ env, const REAL* __restrict__ w,
+    const REAL* __restrict__ harmonics, const REAL* __restrict__ A, const REAL* __restrict__ chain,
+    const REAL* __restrict__ path_weights, const REAL* __restrict__ environment_norms, const int* __restrict__ types,
+    const int* __restrict__ first, const int* __restrict__ chunk_centers, int chunk, int capacity, int max_centers) {
+  constexpr bool is_last = LAYER == LAYERS - 1;
+  const CenterPlace place = place_of_thread(first, chunk_centers, chunk);
+  const int longest = longest_of_warp(place.end - place.begin);
+  if (longest == 0) return;  // the whole warp
+  const int u = place.channel;
+
+  REAL gradient[M];  // by N: sum_z dscal w Y
+  zero_channel(gradient);
+#pragma unroll 2
+  for (int z = place.begin; z < place.end; ++z) {
+    REAL weights[W_SLOTS], Y[MP];
+    const REAL given = row_of(dx, z, LDX)[u];
+    load_slots(weights, row_of(w + u, z, NW));
+    load_harmonics(Y, harmonics, z);
+#pragma unroll
+    for (int l = 0; l < W_SLOTS; ++l) weights[l] *= given;
+#pragma unroll
+    for (int m = 0; m < M; ++m) gradient[m] = multiply_add(weights[slot_of(m, W_SLOTS)], Y[m], gradient[m]);
+  }
+
+  const long long layer_size = (long long)max_centers * M * UP;
+  const REAL* const own_A = row_of(A, place.center, M * UP) + u;
+  REAL environment_gradient[M], vector[M];
+  if (place.exists) {
+    Contraction<LAYER>::backward(
+        environment_gradient, gradient, row_of(dA, place.center, M * UP) + u, own_A, layer_size, chain + u, max_centers,
+        place.center, path_weights + u);
+    Contraction<LAYER>::vector(
+        vector, own_A, layer_size, chain + u, max_centers, place.center, path_weights + u);
+    const REAL norm = environment_norms[types[chunk_centers[chunk] + place.center]];
+#pragma unroll
+    for (int m = 0; m < M; ++m) environment_gradient[m] *= norm;
+  } else {
+    zero_channel(environment_gradient);
+    zero_channel(vector);
+  }
+
+  const REAL* const own_env = env + (long long)LAYER * capacity * NE + u;
+  const int slot = (int)(((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32 % WARPS);
+  REAL* const own_harmonic_gradient = harmonic_gradient + (long long)slot * capacity * MP;
+  for (int n = 0; n < longest; ++n) {
+    const int z = place.begin + n;
+    const bool has_edge = z < place.end;
+    REAL terms[M];  // of this channel in dE/dY
+    zero_channel(terms);
+    if (has_edge && place.exists) {
+      REAL weights[W_SLOTS], env_weights[ENV_SLOTS], Y[MP], by_weights[W_SLOTS], by_env[ENV_SLOTS];
+      REAL* const given_at = row_of(dx, z, LDX) + u;
+      const REAL given = *given_at;
+      load_slots(weights, row_of(w + u, z, NW));
+      load_slots(env_weights, row_of(own_env, z, NE));
+      load_harmonics(Y, harmonics, z);
+      product_by_slots(by_weights, Y, vector);
+      product_by_slots(by_env, Y, environment_gradient);
+      REAL* const dw_row = row_of(dw, z, NW) + u;
+      REAL* const denv_row = row_of(denv, z, NE) + u;
+#pragma unroll
+      for (int l = 0; l < W_SLOTS; ++l) {
+        const REAL sum = is_last ? given * by_weights[l] : multiply_add(given, by_weights[l], dw_row[l * UP]);
+        dw_row[l * UP] = LAYER == 0 && ROUND_DW ? round_operand(sum) : sum;
+      }
+#pragma unroll
+      for (int l = 0; l < ENV_SLOTS; ++l) denv_row[l * UP] = ROUND_DENV ? round_operand(by_env[l]) : by_env[l];
+#if ZERO_DSCAL
+      *given_at = 0;
+#endif
+#pragma unroll
+      for (int l = 0; l < W_SLOTS; ++l) weights[l] *= given;
+#pragma unroll
+      for (int m = 1; m < M; ++m) {
+        const REAL through_env = env_weights[slot_of(m, ENV_SLOTS)] * environment_gradient[m];
+        terms[m] = multiply_add(weights[slot_of(m, W_SLOTS)], vector[m], through_env);
+      }
+    }
+    add_over_channels<is_last>(own_harmonic_gradient, terms, z, has_edge);
+  }
+}

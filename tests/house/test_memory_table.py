@@ -1,0 +1,46 @@
+"""The table of kernels/README.md names every array of a chunk, and the bytes an edge that it states are true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from allegro_sim.potential.cuda.layout import Layout
+from allegro_sim.tools.benchmark_models import MODELS, benchmark_model
+
+ROW = re.compile(r"^\| (?P<names>`[^|]*`) \| `(?P<bytes>[^`]+)`[^|]*\| [^|]+ \|$", re.MULTILINE)
+
+
+def stated_bytes(repository: Path) -> dict[str, str]:
+    """Array -> formula, of the section on memory."""
+    text = (repository / "kernels" / "README.md").read_text().split("### What goes through memory")[1]
+    return {name.strip("`"): match["bytes"] for match in ROW.finditer(text) for name in match["names"].split(", ")}
+
+
+@pytest.mark.parametrize("precision", ["double", "mixed"])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_memory_table_is_true(repository: Path, name, precision):
+    stated = stated_bytes(repository)
+    layout = Layout(benchmark_model(name), precision)
+    small, large = (layout.buffers(rows, 64) for rows in (128, 256))
+    dimensions, model = layout.dimensions, layout.model
+    components = (model.l_max + 1) ** 2
+    letters = {
+        "R": layout.real.itemsize, "L": model.num_layers, "SP": dimensions.SP, "UP": dimensions.UP,
+        "NE": dimensions.NE, "NW": dimensions.NW, "NB": dimensions.radial, "MP": -(-components // 4) * 4,
+    }  # fmt: skip
+    for buffer in large.values():
+        if buffer.kind != "edge":
+            continue
+        found = (buffer.nbytes - small[buffer.name].nbytes) / 128
+        if buffer.name == "pair_terms" and model.zbl is None:
+            assert found == 0
+            continue
+        entry = "slope_MLP_N" if buffer.name.startswith("slope_") else buffer.name
+        assert entry in stated, f"kernels/README.md has no row for {buffer.name}"
+        width = buffer.shape[-1]  # of the slopes' and hidden features' rows
+        expected = eval(stated[entry], {}, {**letters, "width": width, "widest": width})
+        warps = buffer.shape[0] if buffer.name == "harmonic_gradient" else 1
+        assert found == warps * expected, buffer.name

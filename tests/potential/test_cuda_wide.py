@@ -1,0 +1,115 @@
+"""Models too wide for shared memory: products by a library (here: plain sums), element-wise kernels between them."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from support.cuda_harness import HostExecutor, cuda_potential, evaluate
+from support.potential import make_system
+from support.random_models import random_model, random_structure
+
+from allegro_sim.model.reference import evaluate_structure
+from allegro_sim.potential.cuda.layout import Layout
+from allegro_sim.potential.cuda.plan import Launch, Product
+from allegro_sim.potential.cuda.potential import CudaPotential
+from allegro_sim.potential.cuda.probe import rows_keep_their_bits
+
+pytestmark = pytest.mark.simulator
+
+
+@cache
+def wide_model(name: str):
+    """Hidden layers of 264 columns; "bare": a linear read-out and latents, so that products have no activation."""
+    options = {
+        "deep": {"hidden_depth": 2, "num_tensor_features": 20, "num_scalar_features": 24, "l_max": 1},
+        "one layer": {"num_layers": 1, "num_tensor_features": 9, "num_scalar_features": 17, "l_max": 2, "zbl": True},
+        "no activation": {"activation": "identity", "num_scalar_features": 272, "l_max": 1, "hidden_depth": 0},
+    }[name]
+    return random_model(4, **{"hidden_width": 264, **options})
+
+
+NAMES = ("deep", "one layer", "no activation")
+
+
+@cache
+def structure(name: str):
+    return random_structure(8, wide_model(name), num_atoms=6)
+
+
+@pytest.mark.parametrize("precision", ["double", "single", "mixed"])
+@pytest.mark.parametrize("name", NAMES)
+def test_forces_are_those_of_the_reference(name, precision):
+    model = wide_model(name)
+    wanted = evaluate_structure(model, *structure(name))
+    potential = cuda_potential(model, precision)
+    found = evaluate(model, precision, *structure(name), potential=potential)
+    # As for narrow models: float64 sums; float32 features; operands of ten bits.
+    bound = {"double": 1e-9, "single": 1e-5, "mixed": 4e-3}[precision]
+    rms = np.sqrt(np.mean(wanted.forces**2))
+    assert np.sqrt(np.mean((found.forces - wanted.forces) ** 2)) <= bound * rms
+    assert np.abs(found.forces - wanted.forces).max() <= 5 * bound * max(1.0, rms)
+    assert np.abs(found.energies - wanted.energies).max() <= bound * max(1.0, np.abs(wanted.energies).max())
+    assert np.abs(found.virial - wanted.virial).max() <= bound * max(1.0, np.abs(wanted.virial).max())
+
+
+def test_large_products_are_the_librarys_and_of_tf32_numbers_in_mixed_alone():
+    for name in NAMES:
+        for precision in ("single", "mixed"):
+            layout = Layout(wide_model(name), precision)
+            operations = layout.chunk_operations(512, 64)
+            products = [operation for operation in operations if isinstance(operation, Product)]
+            assert products or name == "no activation"
+            for product in products:
+                large = min(product.inner, product.columns) >= 16
+                assert product.rows == 512
+                assert not product.tensor_cores or (precision == "mixed" and large)
+            launched = [operation.kernel for operation in operations if isinstance(operation, Launch)]
+            assert sorted(launched) == sorted(layout.kernels)
+
+
+def forces_of(potential: CudaPotential, name: str) -> np.ndarray:
+    system, neighbors = make_system(wide_model(name), structure(name), 0.0)
+    potential.compute(system, neighbors)
+    return system.forces[: system.num_local].copy()
+
+
+@pytest.mark.parametrize("options", [{"chunk_edges": 128}, {"order": "random:2", "block_order": "reverse"}], ids=str)
+def test_bits_do_not_depend_on_chunks_or_on_the_order_of_threads(options):
+    expected = forces_of(cuda_potential(wide_model("one layer"), "mixed", chunk_edges=1024), "one layer")
+    potential = cuda_potential(wide_model("one layer"), "mixed", **{"chunk_edges": 1024, **options})
+    assert np.array_equal(forces_of(potential, "one layer"), expected)
+
+
+class PlaceDependent(HostExecutor):
+    """A library whose last bit depends on the row, as OpenBLAS's does, or on the number of rows."""
+
+    by_rows = False
+
+    def _multiply(self, product, arrays):
+        HostExecutor._multiply(product, arrays)
+        out = arrays[product.out.buffer].reshape(-1)
+        first = product.out.offset + (0 if self.by_rows else 5) * product.out.stride
+        if not self.by_rows or product.rows > 1000:
+            row = out[first : first + product.columns]
+            row[:] = np.nextafter(row, np.inf)
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_a_library_that_is_not_independent_of_rows_gets_chunks_of_one_size(by_rows):
+    model = wide_model("one layer")
+    executor = PlaceDependent()
+    executor.by_rows = by_rows
+    potential = CudaPotential(model, precision="single", chunk_edges=512, executor=executor)
+    potential.prepare()
+    assert potential.engine.fixed_rows
+    forces_of(potential, "one layer")
+    assert potential.engine.table.capacity == 512
+    assert "one number of rows for all chunks" in potential.description
+
+    even = cuda_potential(model, "single", chunk_edges=512)
+    forces_of(even, "one layer")
+    assert not even.engine.fixed_rows
+    assert rows_keep_their_bits(even.engine.layout, even.engine.executor)
+    assert "bits independent of rows (probed)" in even.description

@@ -1,0 +1,217 @@
+"""The CUDA potential without a GPU: its own plan, kernels and orchestration, with NumPy arrays for device arrays.
+
+CUDA C++ kernels run in `cuda_runner.CpuModule`, Numba's in numba-cuda's simulator (tests/conftest.py turns it on),
+products of the wide path as plain sums. Every array stands between guard bytes, and holds NaN until it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from support.cuda_runner import CpuModule
+
+from allegro_sim.cell import Cell
+from allegro_sim.evaluation import Evaluation, Evaluator
+from allegro_sim.model.description import AllegroModel
+from allegro_sim.potential.cuda.device import OutOfDeviceMemory
+from allegro_sim.potential.cuda.layout import Layout
+from allegro_sim.potential.cuda.plan import (
+    NUMBERS,
+    Fill,
+    IndexLaunch,
+    Launch,
+    Matrix,
+    Operation,
+    Plan,
+    Product,
+    names_of,
+)
+from allegro_sim.potential.cuda.potential import CudaPotential
+
+GUARD_BYTES = 256
+GUARD = 0xA5
+
+
+@dataclass(frozen=True)
+class HostDevice:
+    """What stands for the GPU."""
+
+    total_bytes: int = 2**34
+    capability: tuple[int, int] = (9, 0)
+
+    def __str__(self) -> str:
+        return "CPU runner"
+
+
+class HostBound:
+    """Operations of a plan with their arrays; what was run is written down."""
+
+    def __init__(self, executor: HostExecutor, plan: Plan, arrays: Mapping[str, np.ndarray]) -> None:
+        self.executor, self.plan = executor, plan
+        self.arrays = dict(arrays)
+        self.numbers = dict.fromkeys(NUMBERS, 0)
+        for operation in plan.operations:
+            executor.check(operation, plan, self.arrays)
+
+    def want(self, virial: bool, atom_virials: bool) -> None:
+        self.numbers |= {"want_virial": int(virial), "want_atom_virials": int(atom_virials)}
+
+    def run_before(self) -> None:
+        for operation in self.plan.before:
+            self.executor.run(operation, self.arrays, self.numbers)
+
+    def run_chunk(self, chunk: int) -> None:
+        self.numbers["chunk"] = chunk
+        for operation in self.plan.chunk:
+            self.executor.run(operation, self.arrays, self.numbers)
+
+
+@dataclass
+class HostExecutor:
+    """`engine.Executor` on NumPy arrays.
+
+    order, block_order, sanitize, optimize: see `CpuModule`. memory_limit: bytes that may be allocated at a time; above
+    it an allocation fails as on a GPU. executed: every operation that was run, in order. copies: (direction, bytes).
+    """
+
+    order: str = "forward"
+    block_order: str = "forward"
+    sanitize: str = ""
+    optimize: str = "-O1"
+    memory_limit: int = 2**40
+    device: HostDevice = field(default_factory=HostDevice)
+    executed: list[Operation] = field(default_factory=list)
+    copies: list[tuple[str, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._memory: list[np.ndarray] = []
+        self.module: CpuModule | None = None
+
+    def load(self, layout: Layout) -> None:
+        from numba import cuda
+
+        from allegro_sim.kernels.numba_cuda.index import KERNELS
+
+        self.module = CpuModule(
+            layout.source,
+            order=self.order,
+            block_order=self.block_order,
+            sanitize=self.sanitize,
+            optimize=self.optimize,
+        )
+        assert set(self.module.kernels) == set(layout.kernels), "the module has other kernels than the plan knows"
+        self._index = {name: cuda.jit(signature)(python) for name, (python, signature) in KERNELS.items()}
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def allocate(self, count: int, dtype: Any) -> np.ndarray:
+        dtype = np.dtype(dtype)
+        nbytes = count * dtype.itemsize
+        if nbytes > self.memory_limit:
+            raise OutOfDeviceMemory(nbytes)
+        memory = np.full(nbytes + 3 * GUARD_BYTES, GUARD, np.uint8)
+        start = -memory.ctypes.data % GUARD_BYTES + GUARD_BYTES
+        self._memory.append((memory, start, nbytes))
+        array = memory[start : start + nbytes].view(dtype)
+        array[:] = np.nan if dtype.kind == "f" else 0
+        return array
+
+    def release(self) -> None:
+        pass
+
+    def check_guards(self) -> None:
+        """Nothing was written before the start or after the end of any array."""
+        for memory, start, nbytes in self._memory:
+            outside = np.concatenate([memory[:start], memory[start + nbytes :]])
+            assert (outside == GUARD).all(), f"a kernel wrote outside of an array of {nbytes} bytes"
+
+    def upload(self, array: np.ndarray, values: np.ndarray) -> None:
+        self.copies.append(("to the device", array.nbytes))
+        array[...] = np.asarray(values, array.dtype).reshape(array.shape)
+
+    def download(self, array: np.ndarray) -> np.ndarray:
+        self.copies.append(("to the host", array.nbytes))
+        return array.copy()
+
+    # --- launches -----------------------------------------------------------------------------------------------------
+
+    def bind(self, plan: Plan, arrays: Mapping[str, np.ndarray]) -> HostBound:
+        return HostBound(self, plan, arrays)
+
+    def check(self, operation: Operation, plan: Plan, arrays: Mapping[str, np.ndarray]) -> None:
+        """Every argument is a buffer of the plan with an array of its dtype and at least its size, or a number."""
+        for name in names_of(operation):
+            if name in NUMBERS:
+                continue
+            if name in plan.buffers:
+                buffer, array = plan.buffers[name], arrays[name]
+                assert array.dtype == buffer.dtype, name
+                assert array.nbytes >= buffer.nbytes, name
+
+    def run(self, operation: Operation, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, int]) -> None:
+        self.executed.append(operation)
+        if isinstance(operation, Fill):
+            arrays[operation.buffer][...] = 0
+        elif isinstance(operation, Product):
+            self._multiply(operation, arrays)
+        else:
+            values = [self._value(argument, arrays, numbers) for argument in operation.arguments]
+            if isinstance(operation, IndexLaunch):
+                self._index[operation.kernel][operation.grid, operation.block](*values)
+            else:
+                assert isinstance(operation, Launch) and self.module is not None
+                grid, block = (operation.grid,), (operation.block,)
+                self.module.launch(operation.kernel, grid, block, values, operation.shared_bytes)
+
+    @staticmethod
+    def _value(argument: Any, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, int]) -> Any:
+        if not isinstance(argument, str):
+            return argument
+        return np.int32(numbers[argument]) if argument in numbers else arrays[argument]
+
+    @staticmethod
+    def _multiply(product: Product, arrays: Mapping[str, np.ndarray]) -> None:
+        """Each element one chain of sums in the order of the inner index: its bits do not depend on its place."""
+
+        def rows(matrix: Matrix, count: int, columns: int) -> np.ndarray:
+            flat = arrays[matrix.buffer].reshape(-1)[matrix.offset :]
+            step = flat.itemsize
+            assert (count - 1) * matrix.stride + columns <= flat.size, matrix
+            return np.lib.stride_tricks.as_strided(flat, (count, columns), (matrix.stride * step, step))
+
+        left = rows(product.left, product.rows, product.inner)
+        right = rows(product.right, product.inner, product.columns)
+        out = rows(product.out, product.rows, product.columns)
+        total = out.copy() if product.accumulate else np.zeros_like(out)
+        for k in range(product.inner):
+            total += left[:, k : k + 1] * right[k]
+        out[...] = total
+
+
+def cuda_potential(
+    model: AllegroModel, precision: str, *, chunk_edges: int | None = 256, **options: Any
+) -> CudaPotential:
+    """A CUDA potential that runs here; options: those of `HostExecutor`."""
+    return CudaPotential(model, precision=precision, chunk_edges=chunk_edges, executor=HostExecutor(**options))
+
+
+def evaluate(
+    model: AllegroModel,
+    precision: str,
+    positions: np.ndarray,
+    vectors: np.ndarray | None,
+    pbc: np.ndarray,
+    types: np.ndarray,
+    *,
+    potential: CudaPotential | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Energy, forces, virial and atom virials of a structure by the CUDA potential, through all that a run uses."""
+    evaluator = Evaluator(model, device="cpu", precision="double", threads=1)
+    evaluator.potential = potential or cuda_potential(model, precision, **options)
+    result = evaluator.evaluate(types, positions, Cell(vectors, pbc), want_atom_virials=True)
+    evaluator.potential.engine.executor.check_guards()
+    return result

@@ -1,0 +1,175 @@
+"""Models and boxes of water for benchmarks: the same numbers on every machine, made in seconds, nothing to download.
+
+Speed and memory depend on a model's shape, not on what it has learnt, so all but the bundled one have random weights:
+
+    bundled   inputs/water/water.h5, trained
+    medium    l_max 2, 2 layers, 128 scalars, 64 channels, MLPs 1 x 128, cutoff 4.5 Å
+    degree3   l_max 3, 2 layers, 64 scalars, 64 channels, MLPs 1 x 64, cutoff 4.5 Å
+    sc23      the shape of Musaelian et al., SC'23 (doi 10.1145/3581784.3627041): l_max 2, 2 layers, 680 scalars, 64
+              channels, embedding MLP 2 x 512, latent MLPs 2 x 1,024, read-out 1 x 128, the paper's ordered cutoffs
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from allegro_sim.model.description import AllegroModel, BesselEmbedding, Layer, Mlp
+from allegro_sim.model.irreps import harmonic_irreps, irreps_chain, tensor_product_paths
+from allegro_sim.model.weight_file import load_model
+from allegro_sim.structure import read_structure, replicated_atoms, replicated_cell
+
+_WATER = Path(__file__).resolve().parent.parent / "inputs" / "water"
+
+MODELS = ("bundled", "medium", "degree3", "sc23")
+
+SC23_CUTOFFS = {("H", "H"): 3.0, ("H", "O"): 1.25, ("O", "H"): 3.0, ("O", "O"): 4.0}
+"""Å, (centre, neighbour)."""
+
+SC23_WEIGHTS, SC23_FLOPS = 7.86e6, 31.4e6
+"""What that model is known by: weights, and operations an edge forward and backward (two a weight, each way)."""
+
+REPLICATES = {
+    192: (1, 1, 1),
+    3072: (4, 2, 2),
+    24_000: (5, 5, 5),
+    192_000: (10, 10, 10),
+    1_536_000: (20, 20, 20),
+}
+"""Atoms of a box -> copies of the 192-atom box along each direction."""
+
+
+def benchmark_model(name: str) -> AllegroModel:
+    """One of MODELS.
+
+    Raises
+    ------
+    ValueError : a name that is not among them
+    """
+    if name == "bundled":
+        return load_model(_WATER / "water.h5")
+    if name == "medium":
+        return water_model(l_max=2, scalars=128, channels=64, embedding=(128,), latent=(128,), readout=(128,))
+    if name == "degree3":
+        return water_model(l_max=3, scalars=64, channels=64, embedding=(64,), latent=(64,), readout=(64,))
+    if name == "sc23":
+        return water_model(
+            l_max=2,
+            scalars=680,
+            channels=64,
+            embedding=(512, 512),
+            latent=(1024, 1024),
+            readout=(128,),
+            cutoffs=SC23_CUTOFFS,
+        )
+    raise ValueError(f"there is no benchmark model {name!r}; choose one of {', '.join(MODELS)}")
+
+
+def water_model(
+    *,
+    l_max: int,
+    scalars: int,
+    channels: int,
+    embedding: tuple[int, ...],
+    latent: tuple[int, ...],
+    readout: tuple[int, ...],
+    num_layers: int = 2,
+    cutoffs: dict[tuple[str, str], float] | float = 4.5,
+    num_bessels: int = 8,
+    seed: int = 2023,
+) -> AllegroModel:
+    """A model of H and O with random weights, float32 like a trained one's; the three tuples are hidden widths.
+
+    cutoffs: Å, one, or by (centre, neighbour). The same numbers for the same arguments.
+    """
+    rng = np.random.default_rng(seed)
+    names = ("H", "O")
+
+    def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
+        return (scale * rng.standard_normal(shape)).astype(np.float32).astype(np.float64)
+
+    def linear(size_in: int, size_out: int, gain: float = 1.0) -> np.ndarray:
+        return normal(size_in, size_out, scale=gain / np.sqrt(size_in))
+
+    def mlp(*sizes: int) -> Mlp:
+        weights = [linear(a, b, np.sqrt(2.0) if n else 1.0) for n, (a, b) in enumerate(pairwise(sizes))]
+        return Mlp(tuple(weights), "silu")
+
+    chain = irreps_chain(l_max, True, num_layers)
+    layers = []
+    for k in range(num_layers):
+        paths = tensor_product_paths(chain[k], harmonic_irreps(l_max), chain[k + 1])
+        size_out = scalars + (channels * (l_max + 1) if k < num_layers - 1 else 0)
+        layers.append(
+            Layer(
+                irreps_in=chain[k],
+                irreps_out=chain[k + 1],
+                paths=paths,
+                path_weights=normal(channels, len(paths)),
+                latent=mlp((k + 1) * scalars + channels, *latent, size_out),
+            )
+        )
+    if isinstance(cutoffs, dict):
+        table = np.array([[cutoffs[center, neighbor] for neighbor in names] for center in names])
+    else:
+        table = np.full((2, 2), float(cutoffs))
+    neighbor_count = np.full(2, 9.0 if isinstance(cutoffs, dict) else 38.0)
+    return AllegroModel(
+        type_names=names,
+        atomic_numbers=np.array([1, 8], np.int64),
+        masses=np.array([1.008, 15.999]),
+        cutoffs=table,
+        l_max=l_max,
+        parity=True,
+        num_scalar_features=scalars,
+        num_tensor_features=channels,
+        trained_dtype="float32",
+        radial=BesselEmbedding(
+            frequencies=np.arange(1.0, num_bessels + 1.0),
+            cutoff_exponent=6.0,
+            center_types=normal(2, scalars // 2),
+            neighbor_types=normal(2, scalars - scalars // 2),
+            basis_linear=linear(num_bessels, scalars),
+        ),
+        embed_mlp=mlp(scalars, *embedding, scalars),
+        tensor_linear=linear(scalars, channels * (l_max + 1)),
+        first_projection=linear(scalars, scalars + channels * (l_max + 1)),
+        individual_irreps=True,
+        layers=tuple(layers),
+        readout=mlp((num_layers + 1) * scalars, *readout, 1),
+        environment_norms=1.0 / np.sqrt(neighbor_count),
+        edge_sum_norms=1.0 / np.sqrt(2.0 * neighbor_count),
+        scales=np.ones(2),
+        shifts=np.zeros(2),
+        hyperparameters={"seed": seed, "random": True},
+    )
+
+
+def count_weights(model: AllegroModel) -> int:
+    """Numbers that training adjusts, without energy scales and shifts."""
+    radial = model.radial
+    if isinstance(radial, BesselEmbedding):
+        arrays = [radial.center_types, radial.neighbor_types, radial.basis_linear]
+    else:
+        arrays = [radial.weights]
+    arrays += [*model.embed_mlp.weights, model.tensor_linear, model.first_projection, *model.readout.weights]
+    for layer in model.layers:
+        arrays += [*layer.latent.weights, layer.path_weights]
+    return sum(array.size for array in arrays)
+
+
+def water_box(num_atoms: int, model: AllegroModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """positions (N, 3) Å, cell (3, 3) Å, types (N,) of liquid water, periodic: copies of inputs/water/water-192.xyz.
+
+    Raises
+    ------
+    ValueError : a size that is not in REPLICATES
+    """
+    if num_atoms not in REPLICATES:
+        raise ValueError(f"there is no box of {num_atoms} atoms; choose one of {', '.join(map(str, REPLICATES))}")
+    structure = read_structure(_WATER / "water-192.xyz", model=model)
+    counts = REPLICATES[num_atoms]
+    _, types, positions, _ = replicated_atoms(structure, counts)
+    return positions, replicated_cell(structure.cell, counts).vectors, types

@@ -1,0 +1,190 @@
+"""What tools/gpu_report.py brings along: machine code, references and, for upstream, checkpoints. Needs no GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from allegro_sim.errors import InputError
+from allegro_sim.model.description import AllegroModel
+from allegro_sim.potential.cuda.compile import FOLDER_VARIABLE, compile_module
+from allegro_sim.tools.bench_upstream import commit
+from allegro_sim.tools.benchmark_models import MODELS, benchmark_model, water_box
+from allegro_sim.tools.compile_kernels import PRECISIONS, compile_all, compile_model, compiler_version, table_text
+from allegro_sim.tools.gpu_report import Expected
+from allegro_sim.tools.gpu_report_device import CEILINGS_OPTIONS, CEILINGS_SOURCE
+
+ROOT = Path(__file__).resolve().parent.parent
+ZOO = "zoo/"
+"""Prefix of the small models of tests/data/golden."""
+
+UPSTREAM_MEDIUM = {
+    "_target_": "allegro.model.AllegroModel",
+    "seed": 2023,
+    "model_dtype": "float32",
+    "type_names": ["H", "O"],
+    "r_max": 4.5,
+    "l_max": 2,
+    "parity": True,
+    "num_layers": 2,
+    "num_scalar_features": 128,
+    "num_tensor_features": 64,
+    "radial_chemical_embed": {"_target_": "allegro.nn.TwoBodyBesselScalarEmbed", "num_bessels": 8},
+    "scalar_embed_mlp_hidden_layers_depth": 1,
+    "scalar_embed_mlp_hidden_layers_width": 128,
+    "allegro_mlp_hidden_layers_depth": 1,
+    "allegro_mlp_hidden_layers_width": 128,
+    "readout_mlp_hidden_layers_depth": 1,
+    "readout_mlp_hidden_layers_width": 128,
+    "avg_num_neighbors": 38.0,
+}
+"""The medium model by upstream's own builder: its weights differ from ours, which changes no time."""
+
+
+class Prepared:
+    """The folder that `prepare` made.
+
+    Attributes: commit of the checkout it was made from; nvrtc, the compiler's release.
+
+    Raises
+    ------
+    InputError : the folder is not one
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        manifest = folder / "manifest.json"
+        if not manifest.exists():
+            raise InputError(f"{folder}: there is no manifest.json; make the folder with --phase prepare")
+        content = json.loads(manifest.read_text())
+        self.commit, self.nvrtc = content["commit"], content["nvrtc"]
+
+    def use_cubins(self) -> None:
+        """From now on the program takes its modules from here."""
+        os.environ[FOLDER_VARIABLE] = str(self.folder / "cubins")
+
+    def ceilings(self, capability: tuple[int, int]) -> bytes:
+        """Machine code of `gpu_report_device.CEILINGS_SOURCE`."""
+        path = self.folder / f"ceilings.sm_{capability[0]}{capability[1]}.cubin"
+        if not path.exists():
+            raise InputError(f"{path}: not prepared; prepare with --architecture {path.suffixes[0][1:]}")
+        return path.read_bytes()
+
+    def model(self, name: str) -> AllegroModel:
+        """A benchmark model, or a small one of the tests."""
+        if not name.startswith(ZOO):
+            return benchmark_model(name)
+        _use_tests()
+        from support.golden import golden_model
+
+        return golden_model(name.removeprefix(ZOO))
+
+    def expected(self) -> dict[str, Expected]:
+        """References of the accuracy phase by name."""
+        found = {}
+        for path in sorted((self.folder / "expected").glob("*.npz")):
+            with np.load(path) as arrays:
+                fields = {name: arrays[name] for name in arrays.files}
+            structure = (fields["positions"], fields.get("cell"), fields["pbc"], fields["types"])
+            found[path.stem] = Expected(
+                str(fields["model"]),
+                structure,
+                *(fields[name] for name in ("energies", "forces", "rounded_energies", "rounded_forces")),
+                float(fields["spread"]),
+            )
+        return found
+
+
+def prepare(folder: Path, architectures: list[str], upstream_python: str | None, bundled: Path | None) -> None:
+    """Fill the folder; takes some minutes."""
+    cubins, expected = folder / "cubins", folder / "expected"
+    for path in (cubins, expected):
+        path.mkdir(parents=True, exist_ok=True)
+    table = compile_all([f"{name}-{p}" for name in MODELS for p in PRECISIONS], architectures, cubins)
+    (folder / "resources.json").write_text(table_text(table, compiler_version()))
+    for architecture in architectures:
+        code, _ = compile_module(CEILINGS_SOURCE, architecture, CEILINGS_OPTIONS)
+        (folder / f"ceilings.{architecture}.cubin").write_bytes(code)
+    _use_tests()
+    _expect_water(expected)
+    _expect_zoo(expected, cubins, architectures)
+    if upstream_python:
+        _upstream_models(folder, upstream_python, bundled)
+    (folder / "manifest.json").write_text(
+        json.dumps({"commit": commit(), "nvrtc": compiler_version(), "architectures": architectures}, indent=1) + "\n"
+    )
+
+
+def _use_tests() -> None:
+    """tests/support holds the rounding reference and the small models."""
+    tests = str(ROOT / "tests")
+    if tests not in sys.path:
+        sys.path.insert(0, tests)
+
+
+def save(path: Path, name: str, model: AllegroModel, structure: tuple, exact: Any) -> None:
+    """Write exact results (with energies and forces), beside them those of the rounding reference of `mixed`."""
+    _use_tests()
+    from support import mixed_reference as mixed
+
+    positions, cell, pbc, types = structure
+    rounded, noisy = (mixed.evaluate_structure(model, *structure, way) for way in (mixed.MIXED, mixed.disturbed(0)))
+    spread = np.sqrt(np.sum((noisy.forces - rounded.forces) ** 2) / np.sum(exact.forces**2))
+    arrays = {
+        "model": np.array(name), "positions": positions, "pbc": pbc, "types": types,
+        "energies": exact.energies, "forces": exact.forces,
+        "rounded_energies": rounded.energies, "rounded_forces": rounded.forces,
+        "spread": np.array(spread),
+    }  # fmt: skip
+    if cell is not None:
+        arrays["cell"] = cell
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def _expect_water(folder: Path) -> None:
+    from support import mixed_reference as mixed
+
+    for name in MODELS:
+        model = benchmark_model(name)
+        positions, cell, types = water_box(192, model)
+        structure = (positions, cell, np.ones(3, bool), types)
+        exact = mixed.evaluate_structure(model, *structure, mixed.EXACT)
+        save(folder / f"{name}.npz", name, model, structure, exact)
+
+
+def _expect_zoo(folder: Path, cubins: Path, architectures: list[str]) -> None:
+    from support.golden import MODELS as NAMES
+    from support.golden import golden_model, golden_structure
+
+    for name in NAMES:
+        model = golden_model(name)
+        # The kernels refuse legacy models, and pairs of options on a GPU again would cost minutes.
+        if model.generation != "current" or name.startswith("pairwise"):
+            continue
+        golden = golden_structure(name, "triclinic")
+        structure = (golden.positions, golden.cell, golden.pbc, golden.types)
+        save(folder / f"zoo-{name}.npz", ZOO + name, model, structure, golden)
+        for precision in PRECISIONS:
+            for architecture in architectures:
+                file, compiled = compile_model(model, precision, architecture)
+                (cubins / file).write_bytes(compiled.cubin)
+
+
+def _upstream_models(folder: Path, python: str, bundled: Path | None) -> None:
+    """medium.ckpt by upstream, and the bundled model's checkpoint, as far as it is given."""
+    from allegro_sim.tools.importing.self_checks import run_script
+
+    job = {
+        "config": UPSTREAM_MEDIUM,
+        "run_config": {},
+        "training_module": "nequip.train.NequIPLightningModule",
+        "output": str((folder / "medium.ckpt").resolve()),
+    }
+    run_script(Path(python), "build", job, folder)
+    if bundled:
+        (folder / "bundled.ckpt").write_bytes(bundled.read_bytes())

@@ -1,0 +1,195 @@
+"""Work of the MLPs' kernels for tools/roofline.py: fused ones; products and element-wise kernels of wide ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allegro_sim.potential.folding import Chain, Linear
+from allegro_sim.tools.roofline_shapes import KernelWork, Shape, Work, make_work, padded
+
+
+def mlp_works(shape: Shape, mlp: str, *, forward: bool) -> list[KernelWork]:
+    """The kernels of "embedding", "latent_<k>" or "readout" in one direction, in order."""
+    chain = shape.chains[mlp]
+    return (_fused if shape.is_fused(mlp, chain) else _wide)(shape, mlp, chain, forward=forward)
+
+
+def _ends(shape: Shape, mlp: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Columns of an MLP's input and output by array, padded: what its first product reads and its last one writes."""
+    if mlp == "embedding":
+        return {"basis": shape.nb}, {"x": shape.sp, "env": shape.ne, "w": shape.nw}
+    if mlp == "readout":
+        return {"x": (shape.layers + 1) * shape.sp}, {}
+    k = int(mlp.removeprefix("latent_"))
+    outputs = {"x": shape.sp} | ({"env": shape.ne} if k < shape.layers - 1 else {})
+    return {"x": shape.up + (k + 1) * shape.sp}, outputs
+
+
+def _chain_operations(shape: Shape, chain: Chain, forward: bool) -> Work:
+    """Products, activations and the two-body table of an MLP, for an edge."""
+    work = Work()
+    for linear in chain:
+        rows, columns = linear.matrix.shape[-2:]
+        if linear.matrix.ndim == 3:
+            work.plain += 2.0 * rows * columns + (0.0 if forward else 2.0 * columns)
+        elif shape.is_large(linear):
+            work.products += 2.0 * rows * columns
+        else:
+            work.plain += 2.0 * rows * columns
+        if linear.activated:
+            # Forward: the function and its slope, with one exponential and one reciprocal; backward: a product.
+            work.plain += (8.0 if forward else 1.0) * columns
+            work.special += 2.0 * columns if forward else 0.0
+    return work
+
+
+def _gradients(columns: dict[str, int]) -> dict[str, int]:
+    return {"d" + name: size for name, size in columns.items()}
+
+
+def _fused(shape: Shape, mlp: str, chain: Chain, *, forward: bool) -> list[KernelWork]:
+    """One kernel: hidden features stay in shared memory, only slopes of activations go out and come back."""
+    real = shape.real
+    inputs, outputs = _ends(shape, mlp)
+    work = _chain_operations(shape, chain, forward)
+    slopes = {
+        f"slope_{mlp}_{n}": padded(linear.matrix.shape[-1]) * real for n, linear in enumerate(chain) if linear.activated
+    }
+    if forward:
+        work.read.update({name: size * real for name, size in inputs.items()})
+        work.written.update({name: size * real for name, size in outputs.items()} | slopes)
+        if mlp == "embedding":
+            work.read["pairs"] = 4.0
+        if mlp == "readout":
+            work.written["edge_energies"] = 8.0
+            work.double += 2.0 * len(shape.folded.energy_weights)
+    else:
+        work.read.update({name: size * real for name, size in _gradients(outputs).items()} | slopes)
+        if mlp == "embedding":
+            work.read.update({"basis_slopes": shape.nb * real, "pairs": 4.0})
+            work.written["radial_slope"] = 8.0
+        elif mlp == "readout":
+            work.read["pairs"] = 4.0
+            work.written["dx"] = inputs["x"] * real
+        else:  # the gradients of s_0 .. s_k are added to, that of scal_k is overwritten
+            work.read["dx"] += (inputs["x"] - shape.up) * real
+            work.written["dx"] = inputs["x"] * real
+    return [KernelWork(f"{mlp}_{'forward' if forward else 'backward'}", work, Work())]
+
+
+def _wide(shape: Shape, mlp: str, chain: Chain, *, forward: bool) -> list[KernelWork]:
+    """Products of cuBLAS, each operand through memory, and an element-wise kernel before or after each."""
+    return _wide_forward(shape, mlp, chain) if forward else _wide_backward(shape, mlp, chain)
+
+
+Part = tuple[str, int]
+"""Buffer and columns of a part of a feature vector."""
+
+
+def _wide_forward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
+    inputs, outputs = _ends(shape, mlp)
+    sources: list[Part] = list(inputs.items())
+    kernels, last = [], len(chain) - 1
+    for n, linear in enumerate(chain):
+        width = padded(linear.matrix.shape[-1])
+        is_result = n == last and mlp != "readout"
+        targets: list[Part] = list(outputs.items()) if is_result else [(f"hidden_{n % 2}", width)]
+        if linear.matrix.ndim == 2:
+            kernels.append(_wide_products(shape, f"{mlp}_product_{n}_forward", linear, sources, targets))
+        name, rounds = f"{mlp}_forward_{n}", shape.rounds(chain, n + 1)
+        if is_result:
+            if shape.precision == "mixed":
+                kernels.append(_elements(shape, f"{mlp}_forward_result", {"x": shape.sp}, {"x": shape.sp}))
+        elif linear.matrix.ndim == 3 or linear.activated or n == last or rounds:
+            read, written = {targets[0][0]: width}, {targets[0][0]: width}
+            if linear.activated:
+                written[f"slope_{mlp}_{n}"] = width
+            if linear.matrix.ndim == 3:
+                read["basis"] = shape.nb
+            if n == last:
+                del written[targets[0][0]]
+            kernel = _elements(shape, name, read, written)
+            operations = _chain_operations(shape, (linear,), True)
+            kernel.edge.plain = operations.plain if linear.matrix.ndim == 3 else 8.0 * width * linear.activated
+            kernel.edge.special = operations.special
+            if linear.matrix.ndim == 3:
+                kernel.edge.read["pairs"] = 4.0
+            if n == last:
+                kernel.edge.written["edge_energies"] = 8.0
+                kernel.edge.double = 2.0 * width
+            kernels.append(kernel)
+        sources = targets
+    return kernels
+
+
+def _wide_backward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
+    inputs, outputs = _ends(shape, mlp)
+    kernels, last = [], len(chain) - 1
+    gradients: list[Part] = list(_gradients(outputs).items())
+    if mlp == "readout":
+        width = padded(chain[-1].matrix.shape[-1])
+        gradients = [("hidden_0", width)]
+        slopes = {f"slope_{mlp}_{last}": width} if chain[-1].activated else {}
+        seeds = _elements(shape, "readout_backward_seeds", slopes, {"hidden_0": width})
+        seeds.edge.read["pairs"] = 4.0
+        kernels.append(seeds)
+    dense = [n for n, linear in enumerate(chain) if linear.matrix.ndim == 2]
+    for turn, n in enumerate(reversed(dense), start=1):
+        width = padded(chain[n].matrix.shape[0])
+        targets: list[Part] = [(f"hidden_{turn % 2}", width)]
+        if n == 0:
+            total = inputs["x"]
+            targets = [("dx", total)] if mlp == "readout" else [("dx", shape.up), ("+dx", total - shape.up)]
+        kernels.append(_wide_products(shape, f"{mlp}_product_{n}_backward", chain[n], gradients, targets))
+        if n > dense[0]:
+            before = chain[n - 1]
+            hidden = targets[0][0]
+            if before.activated or shape.rounds(chain, n - 1):
+                read = {hidden: width} | ({f"slope_{mlp}_{n - 1}": width} if before.activated else {})
+                kernel = _elements(shape, f"{mlp}_backward_{n - 1}", read, {hidden: width})
+                kernel.edge.plain = float(width)
+                kernels.append(kernel)
+        gradients = targets
+    if mlp == "embedding":
+        width = padded(chain[0].matrix.shape[-1])
+        read = {gradients[0][0]: width, "basis_slopes": shape.nb}
+        if chain[0].activated:
+            read[f"slope_{mlp}_0"] = width
+        kernel = _elements(shape, "embedding_backward_0", read, {})
+        kernel.edge.read["pairs"], kernel.edge.written["radial_slope"] = 4.0, 8.0
+        kernel.edge.plain = _chain_operations(shape, chain[:1], False).plain
+        kernels.append(kernel)
+    elif shape.precision == "mixed":
+        kernels.append(_elements(shape, f"{mlp}_backward_result", {"dx": shape.sp}, {"dx": shape.sp}))
+    return kernels
+
+
+def _elements(shape: Shape, name: str, read: dict[str, int], written: dict[str, int]) -> KernelWork:
+    """An element-wise kernel; columns by buffer."""
+    read_bytes, written_bytes = (
+        {buffer: float(columns * shape.real) for buffer, columns in part.items()} for part in (read, written)
+    )
+    return KernelWork(name, make_work(read_bytes, written_bytes), Work())
+
+
+def _wide_products(shape: Shape, name: str, linear: Linear, sources: list[Part], targets: list[Part]) -> KernelWork:
+    """One product of a chain: a call for each pair of parts; a target is read where it is added to ("+" before it)."""
+    rows, columns = linear.matrix.shape
+    work = Work(products=2.0 * rows * columns) if shape.is_large(linear) else Work(plain=2.0 * rows * columns)
+    for target, width in targets:
+        for number, (source, inner) in enumerate(sources):
+            work.read[source.lstrip("+")] += inner * shape.real
+            if number or target.startswith("+"):
+                work.read[target.lstrip("+")] += width * shape.real
+            work.written[target.lstrip("+")] += width * shape.real
+    return KernelWork(name, work, Work(), is_product=True)
+
+
+def product_work(product: Any, real: int) -> Work:
+    """A product of the plan (`potential.cuda.plan.Product`) for an edge; real: bytes of a number."""
+    operations = 2.0 * product.inner * product.columns
+    work = Work(products=operations) if product.tensor_cores else Work(plain=operations)
+    work.read[product.left.buffer] += product.inner * real
+    work.read[product.out.buffer] += product.columns * real * product.accumulate
+    work.written[product.out.buffer] += product.columns * real
+    return work

@@ -1,4 +1,4 @@
-"""`allegro-tools import CHECKPOINT -o MODEL.h5`: a weight file from a checkpoint of nequip/allegro, without PyTorch."""
+"""`allegro-tools import FILE -o MODEL.h5`: a weight file from any checkpoint of nequip/allegro, without PyTorch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ from pathlib import Path
 
 import allegro_sim
 from allegro_sim.errors import CheckpointImportError, InputError, OutputError
+from allegro_sim.model.caveats import activation_warnings
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.model.reference import evaluate_structure
 from allegro_sim.model.self_check import SelfCheck, check_structures, compare, make_reference_self_checks
 from allegro_sim.model.weight_file import save_model
 from allegro_sim.tools.importing.build import Built, build_model
+from allegro_sim.tools.importing.legacy_source import LegacySource
 from allegro_sim.tools.importing.self_checks import upstream_self_checks
-from allegro_sim.tools.importing.source import Source, open_source
-from allegro_sim.tools.importing.summary import activation_warnings, describe_model
+from allegro_sim.tools.importing.source import Source, open_any
+from allegro_sim.tools.importing.summary import describe_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of this verb."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="Lightning .ckpt or .nequip.zip")
+    parser.add_argument(
+        "checkpoint",
+        metavar="FILE",
+        type=Path,
+        help="Lightning .ckpt, .nequip.zip, .nequip.pth; of nequip below 0.7: deployed .pth, training folder",
+    )
     parser.add_argument("-o", "--output", metavar="MODEL.h5", type=Path, required=True, help="weight file to write")
     parser.add_argument(
         "--upstream-python",
@@ -33,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw-weights",
         action="store_true",
-        help="the weights of the last training step instead of their average (EMA)",
+        help="the weights of the last training step instead of their average (EMA, schedule-free)",
     )
+    parser.add_argument("--model", metavar="NAME", help="which model, where a training has several")
     parser.add_argument(
         "--elements",
         metavar="TYPE=SYMBOL",
@@ -61,13 +69,18 @@ def run(args: argparse.Namespace) -> int:
     if not output.parent.is_dir():
         raise OutputError(f"{output.parent} is no folder; create it first, or choose another place for {output.name}")
     elements = parse_elements(args.elements)
-    source = open_source(args.checkpoint)
+    source = open_any(args.checkpoint, args.model)
     built = build_model(source, raw_weights=args.raw_weights, elements=elements)
     checks = make_self_checks(built.model, source, args.upstream_python, args.raw_weights)
-    save_model(output, built.model, make_provenance(source, built, args.licence), checks)
-    print(f"{source.path}: {source.kind}, {built.weights_used} weights")
-    for line in describe_model(built.model, built.num_weights):
+    lines = describe_model(built.model, built.num_weights)
+    provenance = make_provenance(source, built, args.licence)
+    provenance["summary"] = "\n".join(lines)
+    save_model(output, built.model, provenance, checks)
+    print(f"{source.path}: {source_kind(source)}, {built.weights_used} weights")
+    for line in lines:
         print(f"  {line}")
+    if "licence" in provenance:
+        print(f"  licence           {provenance['licence'].splitlines()[0]}")
     for note in (*built.notes, *activation_warnings(built.model)):
         print(f"  warning: {note}")
     print(f"  self-checks       {len(checks)} structures, computed by {checks[0].source}")
@@ -86,13 +99,26 @@ def parse_elements(pairs: list[str]) -> dict[str, str]:
     return mapping
 
 
-def make_self_checks(model: AllegroModel, source: Source, python: Path | None, raw_weights: bool) -> list[SelfCheck]:
+def source_kind(source: Source | LegacySource) -> str:
+    """What a file is, in two or three words."""
+    return source.form if isinstance(source, LegacySource) else source.kind
+
+
+def make_self_checks(
+    model: AllegroModel, source: Source | LegacySource, python: Path | None, raw_weights: bool
+) -> list[SelfCheck]:
     """Self-checks from upstream where an interpreter is named, else from the reference.
 
-    Raises CheckpointImportError when upstream and the reference disagree: the model would be wrong.
+    Raises CheckpointImportError when upstream and the reference disagree: the model would be wrong; InputError for a
+    file from which upstream cannot build the model anew.
     """
     if python is None:
         return make_reference_self_checks(model)
+    if isinstance(source, LegacySource) or not source.kind.startswith(("Lightning", "nequip")):
+        raise InputError(
+            f"--upstream-python: upstream can rebuild a .ckpt or .nequip.zip in float64, but no {source_kind(source)}; "
+            "leave the option out, the self-checks are then made by this project's reference"
+        )
     exponent = None if model.zbl is None else model.zbl.cutoff_exponent
     checks = upstream_self_checks(
         python, source, check_structures(model), raw_weights=raw_weights, pair_exponent=exponent
@@ -111,14 +137,14 @@ def make_self_checks(model: AllegroModel, source: Source, python: Path | None, r
     return checks
 
 
-def make_provenance(source: Source, built: Built, licence: str | None) -> dict[str, str]:
+def make_provenance(source: Source | LegacySource, built: Built, licence: str | None) -> dict[str, str]:
     """Where the weights came from, as texts."""
     provenance = {
         "source_file": source.path.name,
-        "source_sha256": hashlib.sha256(source.path.read_bytes()).hexdigest(),
-        "source_kind": source.kind,
+        "source_sha256": _digest(source.path),
+        "source_kind": source_kind(source),
         "weights": built.weights_used,
-        "upstream_versions": json.dumps(source.versions, sort_keys=True),
+        "upstream_versions": json.dumps(_versions(source), sort_keys=True),
         "imported_by": f"allegro-sim {allegro_sim.__version__}",
         "imported_on": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "num_weights_upstream": str(built.num_weights),
@@ -126,6 +152,17 @@ def make_provenance(source: Source, built: Built, licence: str | None) -> dict[s
     if licence is not None:
         provenance["licence"] = _licence_text(licence)
     return provenance
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _versions(source: Source | LegacySource) -> dict[str, str]:
+    if isinstance(source, Source):
+        return source.versions
+    return {name.removesuffix("_version"): text for name, text in source.metadata.items() if name.endswith("_version")}
 
 
 def _licence_text(given: str) -> str:

@@ -6,9 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
+from allegro_sim.model.caveats import activation_warnings
 from allegro_sim.model.weight_file import load_model, read_provenance, read_self_checks, summary
 from allegro_sim.potential.folding import fold_model
-from allegro_sim.tools.importing.summary import activation_warnings, describe_model
+from allegro_sim.tools.importing.summary import describe_model
 
 _LABELS = {
     "source_file": "source file",

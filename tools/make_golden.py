@@ -1,13 +1,17 @@
 """Makes tests/data/golden: small models with random weights by upstream, and upstream's float64 results for them.
 
-    python tools/make_golden.py --upstream-python PATH --update-golden [NAME ...]
+    python tools/make_golden.py --upstream-python PATH [--search-path FOLDER ...] --update-golden [NAME ...]
 
-PATH is an interpreter with nequip and nequip-allegro. Each model spans other options; each is evaluated on five
-structures: triclinic and periodic, a cell smaller than the cutoff, a cluster, two atoms, and an isolated atom. The
-files are ours (MIT):
+PATH is an interpreter with nequip and nequip-allegro. FOLDERs are looked in first: one with the package schedulefree is
+needed for the models trained with it, and one with nequip 0.7.0 and nequip-allegro 0.4.0 for those called old_*, which
+are made only when named. Each model spans other options (tools/golden_models.py); each is evaluated on five structures:
+triclinic and periodic, a cell smaller than the cutoff, a cluster, two atoms, and an isolated atom. The files are ours
+(MIT):
 
-    NAME.ckpt    a Lightning checkpoint as upstream's training writes it, compressed
-    NAME.npz     structures and results
+    NAME.ckpt          a Lightning checkpoint as upstream's training writes it, compressed
+    NAME.npz           structures and results
+    NAME.nequip.zip    of a few models: the package, without the source text of upstream
+    NAME.nequip.pth    of a few models: the TorchScript archive, without its code
 """
 
 from __future__ import annotations
@@ -17,128 +21,21 @@ import json
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from allegro_sim.errors import AllegroSimError, OutputError
+from allegro_sim.tools.golden_models import OLD_MODELS, all_models
 from allegro_sim.tools.importing.build import build_model
 from allegro_sim.tools.importing.self_checks import Structure, run_script, upstream_self_checks
 from allegro_sim.tools.importing.source import open_source
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "data" / "golden"
-BESSEL = {"_target_": "allegro.nn.TwoBodyBesselScalarEmbed", "num_bessels": 6}
-SPLINE = {"_target_": "allegro.nn.TwoBodySplineScalarEmbed", "num_splines": 6, "spline_span": 4}
-ZBL = {"_target_": "nequip.nn.pair_potential.ZBL"}
-PLAIN = "nequip.train.NequIPLightningModule"
-EMA = "nequip.train.EMALightningModule"
-
-COMMON: dict[str, Any] = {
-    "_target_": "allegro.model.AllegroModel",
-    "model_dtype": "float64",
-    "type_names": ["O", "H"],
-    "r_max": 4.0,
-    "radial_chemical_embed": BESSEL,
-    "l_max": 2,
-    "parity": True,
-    "num_layers": 2,
-    "num_scalar_features": 8,
-    "num_tensor_features": 4,
-    "avg_num_neighbors": 11.5,
-    **{f"{kind}_mlp_hidden_layers_width": 8 for kind in ("scalar_embed", "allegro", "readout")},
-}
-
-# What each model changes of COMMON. Together: l_max 0 to 3, 1 to 4 layers, both parities, and every option there is.
-MODELS: dict[str, dict[str, Any]] = {
-    "per_type_energies": {
-        "per_type_energy_scales": {"O": 1.7, "H": 0.6},
-        "per_type_energy_shifts": {"O": -3.2, "H": 1.1},
-    },
-    "l0_linear_mlps": {
-        "l_max": 0,
-        "num_layers": 1,
-        "per_type_energy_shifts": -1.25,
-        **{f"{kind}_mlp_hidden_layers_depth": 0 for kind in ("scalar_embed", "allegro", "readout")},
-    },
-    "l1_three_layers_float32_ema": {
-        "l_max": 1,
-        "num_layers": 3,
-        "model_dtype": "float32",
-        "num_scalar_features": 16,
-        "num_tensor_features": 8,
-        "per_type_energy_scales": 0.8,
-        "per_type_energy_shifts": {"O": -3.2, "H": 1.1},
-        "per_type_energy_shifts_trainable": True,
-        "radial_chemical_embed": {**BESSEL, "bessel_trainable": True},
-    },
-    "l3_odd_irreps": {"l_max": 3, "num_layers": 3, "num_tensor_features": 3, "r_max": 3.6},
-    "l3_no_parity": {"l_max": 3, "parity": False, "num_layers": 2, "num_tensor_features": 5, "r_max": 3.5},
-    "spline_four_layers": {
-        "parity": False,
-        "num_layers": 4,
-        "radial_chemical_embed": SPLINE,
-        "radial_chemical_embed_dim": 12,
-        "model_dtype": "float32",
-        "per_type_energy_scales": 1.3,
-    },
-    "pair_cutoffs_trainable_bessel": {
-        "type_names": ["H", "C", "O"],
-        "radial_chemical_embed": {**BESSEL, "bessel_trainable": True, "polynomial_cutoff_p": 5},
-        "per_edge_type_cutoff": {"H": {"H": 2.4, "C": 2.0}, "O": 3.1},
-        "avg_num_neighbors": {"H": 6.0, "C": 14.5, "O": 9.0},
-    },
-    "zbl_metal": {
-        "radial_chemical_embed": {**BESSEL, "polynomial_cutoff_p": 4},
-        "pair_potential": {**ZBL, "units": "metal", "chemical_species": ["O", "H"], "polynomial_cutoff_p": 7},
-        "per_edge_type_cutoff": {"H": {"O": 2.5}},
-    },
-    "zbl_real_spline": {
-        "type_names": ["H", "heavy", "light"],
-        "radial_chemical_embed": SPLINE,
-        "pair_potential": {**ZBL, "units": "real", "chemical_species": ["H", "Si", "C"]},
-        "per_type_energy_scales": {"H": 0.5, "heavy": 2.0, "light": 1.5},
-    },
-    "deep_linear": {
-        **{
-            f"{kind}_mlp_hidden_layers_depth": depth
-            for kind, depth in (("scalar_embed", 1), ("allegro", 2), ("readout", 3))
-        },
-        **{f"{kind}_mlp_nonlinearity": None for kind in ("scalar_embed", "allegro", "readout")},
-    },
-    "mish_gelu_tanh": {
-        "scalar_embed_mlp_nonlinearity": "mish",
-        "allegro_mlp_nonlinearity": "gelu",
-        "readout_mlp_nonlinearity": "tanh",
-        "scalar_embed_mlp_hidden_layers_depth": 2,
-        "allegro_mlp_hidden_layers_depth": 2,
-    },
-    "ssp_none_text": {
-        "scalar_embed_mlp_nonlinearity": "ssp",
-        "allegro_mlp_nonlinearity": "None",
-        "allegro_mlp_hidden_layers_depth": 2,
-        "readout_mlp_nonlinearity": "ssp",
-        "readout_mlp_hidden_layers_depth": 2,
-    },
-    "sigmoid_softplus": {"allegro_mlp_nonlinearity": "softplus", "readout_mlp_nonlinearity": "sigmoid"},
-    "shared_weights": {
-        "_target_": "allegro.model.allegro_models.FullAllegroModel",
-        "irreps_edge_sh": "1x0e+1x1o+1x2e",
-        "tensor_track_allowed_irreps": "1x0e+1x0o+1x1e+1x1o+1x2e+1x2o",
-        "weight_individual_irreps": False,
-        "tp_path_channel_coupling": False,
-        "num_layers": 3,
-    },
-    "backward_normalized": {"forward_normalize": False, "radial_chemical_embed_dim": 10},
-}
-
-
-def full_config(name: str) -> dict[str, Any]:
-    """All options of a model, as training stores them."""
-    config = {**COMMON, "seed": 1000 + list(MODELS).index(name), **MODELS[name]}
-    if config["_target_"].endswith("FullAllegroModel"):
-        del config["l_max"], config["parity"]
-    return config
+FORMS = ("zbl_metal", "deep_linear", "pairwise_08", "pairwise_12", "old_bessel_zbl", "old_spline")
+"""Models that are stored as package and as TorchScript, too."""
 
 
 def make_structures(config: dict[str, Any], seed: int) -> dict[str, Structure]:
@@ -175,22 +72,37 @@ def place(rng: np.random.Generator, count: int, cell: np.ndarray, periodic: bool
     return positions
 
 
-def make(name: str, python: Path) -> None:
-    """Build a model, evaluate it, and write its two files."""
-    config = full_config(name)
-    training_module = EMA if name.endswith("_ema") else PLAIN
+def make(name: str, python: Path, search_path: Sequence[Path]) -> None:
+    """Build a model, evaluate it, and write its files."""
+    config = dict(all_models()[name])
+    training, modified = config.pop("training"), config.pop("modified", False)
+    structures = make_structures(config, config["seed"])
+    if modified:
+        changes: list[dict[str, Any]] = [{"modifier": "enable_ForceStressOutput"}]
+        if all(config.get(f"per_type_energy_{kind}") is not None for kind in ("scales", "shifts")):
+            changes.append({"modifier": "modify_PerTypeScaleShift", "shifts": {"O": 0.3}, "scales_trainable": True})
+        config = {"_target_": "nequip.model.modify", "model": config, "modifiers": changes}
     with tempfile.TemporaryDirectory(prefix="allegro-golden-") as folder_name:
         folder = Path(folder_name)
         raw = folder / f"{name}.ckpt"
-        job = {"config": config, "run_config": {}, "training_module": training_module, "output": str(raw)}
-        run_script(python, "build", job, folder)
+        job = {"config": config, "run_config": {}, "training_module": training, "output": str(raw)}
+        run_script(python, "build", job, folder, search_path)
         recompress(raw, FOLDER / f"{name}.ckpt")
+        if name in FORMS:
+            for verb, ending in (("package", ".nequip.zip"), ("script", ".nequip.pth")):
+                job = {"checkpoint": str(raw), "config": config, "output": str(folder / f"{name}{ending}")}
+                run_script(python, verb, job, folder, search_path)
+                recompress(folder / f"{name}{ending}", FOLDER / f"{name}{ending}")
         source = open_source(raw)
         model = build_model(source).model
-        structures = make_structures(config, config["seed"])
         exponent = None if model.zbl is None else model.zbl.cutoff_exponent
         checks = upstream_self_checks(
-            python, source, list(structures.values()), raw_weights=False, pair_exponent=exponent
+            python,
+            source,
+            list(structures.values()),
+            raw_weights=False,
+            pair_exponent=exponent,
+            search_path=search_path,
         )
     arrays: dict[str, np.ndarray] = {"upstream": np.array(json.dumps(source.versions, sort_keys=True))}
     for structure, check in zip(structures, checks, strict=True):
@@ -201,22 +113,25 @@ def make(name: str, python: Path) -> None:
 
 
 def recompress(source: Path, target: Path) -> None:
-    """Write the archive again with its entries compressed and without dates; PyTorch reads it as before."""
+    """Write the archive again with its entries compressed and without dates, source text and compiled code."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for info in old.infolist():
-            if not info.filename.endswith("serialization_id"):
+            inner = info.filename.split("/", 1)[-1]
+            if not (inner.startswith("code/") or inner.endswith((".py", "serialization_id"))):
                 new.writestr(zipfile.ZipInfo(info.filename), old.read(info), zipfile.ZIP_DEFLATED, 9)
 
 
 def main() -> int:
-    """Make the named models, or all; returns the exit code."""
+    """Make the named models, or all of present versions; returns the exit code."""
+    models = all_models()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(MODELS)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all but old_*, of {', '.join(models)}")
     parser.add_argument("--upstream-python", metavar="PATH", type=Path, required=True)
+    parser.add_argument("--search-path", metavar="FOLDER", type=Path, nargs="+", default=[])
     parser.add_argument("--update-golden", action="store_true", help="replace files that exist")
     args = parser.parse_args()
-    names = args.names or list(MODELS)
-    unknown = sorted(set(names) - set(MODELS))
+    names = args.names or [name for name in models if name not in OLD_MODELS]
+    unknown = sorted(set(names) - set(models))
     if unknown:
         parser.error(f"unknown model {', '.join(unknown)}")
     try:
@@ -224,8 +139,8 @@ def main() -> int:
         for name in names:
             if (FOLDER / f"{name}.ckpt").exists() and not args.update_golden:
                 raise OutputError(f"{FOLDER / name}.ckpt exists already; --update-golden replaces it")
-            make(name, args.upstream_python)
-            print(f"{name}: {sum(path.stat().st_size for path in FOLDER.glob(name + '.*')):,} bytes")
+            make(name, args.upstream_python, args.search_path)
+            print(f"{name}: {sum(path.stat().st_size for path in FOLDER.glob(name + '.*')):,} bytes", flush=True)
     except AllegroSimError as error:
         print(f"make_golden: {error}", file=sys.stderr)
         return error.exit_code

@@ -103,6 +103,31 @@ def test_info_warns_of_activations_that_jump(tmp_path: Path, capsys: pytest.Capt
     assert "warning: the activation sigmoid" in printed and "warning: the activation softplus" in printed
 
 
+def test_a_run_warns_of_activations_that_jump(tmp_path: Path, repository: Path) -> None:
+    model, settings = tmp_path / "model.h5", tmp_path / "input.toml"
+    assert main(["import", str(FOLDER / "sigmoid_softplus.ckpt"), "-o", str(model)]) == 0
+    settings.write_text(
+        f"""
+        [structure]
+        file = "{repository / "tests" / "data" / "water24.xyz"}"
+        [model]
+        file = "{model}"
+        [dynamics]
+        ensemble = "nve"
+        temperature_K = 10.0
+        [run]
+        steps = 1
+        timestep_fs = 0.1
+        [output]
+        directory = "{tmp_path / "results"}"
+        """
+    )
+    command = [sys.executable, "-m", "allegro_sim", str(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "the activation sigmoid is not 0 at 0" in done.stdout
+
+
 def test_check_passes_for_a_sound_model(weight_file: Path, precision: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(weight_file), "--precision", precision]) == 0
     assert "all within bounds" in capsys.readouterr().out

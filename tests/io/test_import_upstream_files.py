@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.data import chemical_symbols
 from support.golden import FOLDER, assert_agrees
 
+from allegro_sim.cell import Cell
 from allegro_sim.errors import CheckpointImportError
+from allegro_sim.evaluation import Evaluator
 from allegro_sim.model.consistency import named_arrays
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.model.reference import evaluate_structure
 from allegro_sim.model.weight_file import read_self_checks
 from allegro_sim.tools.importing.build import build_model
-from allegro_sim.tools.importing.source import open_source
+from allegro_sim.tools.importing.legacy_source import LegacySource
+from allegro_sim.tools.importing.self_checks import run_script, upstream_self_checks
+from allegro_sim.tools.importing.source import open_any, open_source
 from allegro_sim.tools.main import main
 
 TRAINED = {
@@ -71,29 +76,110 @@ def test_package_and_checkpoint_give_the_same_model(stem: str, checkpoints: Path
     assert package.type_names == checkpoint.type_names and package.parity == checkpoint.parity
 
 
-def test_files_of_other_generations_and_kinds_are_named(checkpoints: Path) -> None:
-    files = {path: "legacy" for path in (checkpoints / "legacy").rglob("*.pth")}
-    files |= {path: "TorchScript" for path in (checkpoints / "cp2k_waterscan").glob("*.pth")}
-    assert files
-    for path, word in files.items():
-        with pytest.raises(CheckpointImportError, match=word):
+def test_the_torchscript_model_of_cp2k_gives_its_published_energy(checkpoints: Path) -> None:
+    folder = checkpoints / "cp2k_waterscan"
+    model = load(folder / "waterscan-allegro0.8.0.nequip.pth")
+    golden = np.load(folder / "waterscan_golden.npz")
+    types = np.array([model.atomic_numbers.tolist().index(number) for number in golden["numbers"]])
+    found = evaluate_structure(model, golden["pos"], golden["cell"], np.ones(3, bool), types)
+    volume = abs(np.linalg.det(golden["cell"]))
+    expected = {"energies": golden["energies"], "forces": golden["forces"], "virial": -golden["stress"] * volume}
+    assert_agrees(expected, energies=found.energies, forces=found.forces, virial=found.virial)
+    published = -550.634583715432086 * 27.21138386  # eV; CP2K holds its own results to 1e-7 Ha
+    assert abs(found.energy - published) < 1e-7 * 27.2
+
+
+def test_every_legacy_file_is_opened_and_none_as_the_current_generation(checkpoints: Path) -> None:
+    files = [*(checkpoints / "legacy").glob("*.pth"), checkpoints / "legacy" / "training_folder_020"]
+    assert len(files) >= 9
+    for path in files:
+        source = open_any(path)
+        assert isinstance(source, LegacySource) and source.metadata["type_names"] and source.foreign_names == (), path
+        assert {"allegro.latents.0._forward._weight_0", "scale_by"} <= set(source.tensors)
+        with pytest.raises(CheckpointImportError, match="legacy"):
             open_source(path)
 
 
-def test_self_checks_come_from_upstream_where_it_is_installed(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def upstream() -> Path:
     python = os.environ.get("ALLEGRO_UPSTREAM_PYTHON")
     if not python:
         pytest.skip("needs ALLEGRO_UPSTREAM_PYTHON, an interpreter with nequip-allegro")
+    return Path(python)
+
+
+def test_self_checks_come_from_upstream_where_it_is_installed(upstream: Path, tmp_path: Path) -> None:
     output = tmp_path / "model.h5"
     for name, extra in (("zbl_metal", []), ("l1_three_layers_float32_ema", ["--raw-weights"])):
-        arguments = [
-            "import",
-            str(FOLDER / f"{name}.ckpt"),
-            "-o",
-            str(output),
-            "--overwrite",
-            "--upstream-python",
-            python,
-        ]
-        assert main([*arguments, *extra]) == 0
+        arguments = ["import", str(FOLDER / f"{name}.ckpt"), "-o", str(output), "--overwrite"]
+        assert main([*arguments, "--upstream-python", str(upstream), *extra]) == 0
         assert all(check.source.startswith("upstream") for check in read_self_checks(output))
+
+
+def test_packages_and_torchscript_of_the_installed_version_are_read(upstream: Path, tmp_path: Path) -> None:
+    """The TorchScript file with upstream's code inside, as they are handed around."""
+    name = "pairwise_12"
+    config = open_source(FOLDER / f"{name}.ckpt").full_config()
+    expected = load(FOLDER / f"{name}.ckpt")
+    for verb, ending in (("package", ".nequip.zip"), ("script", ".nequip.pth")):
+        path = tmp_path / f"model{ending}"
+        job = {"checkpoint": str(FOLDER / f"{name}.ckpt"), "config": config, "output": str(path)}
+        run_script(upstream, verb, job, tmp_path)
+        for (array_name, found, _), (_, wanted, _) in zip(
+            named_arrays(load(path)), named_arrays(expected), strict=True
+        ):
+            np.testing.assert_allclose(found, wanted, rtol=4e-7, err_msg=array_name)  # a float32 number of neighbours
+
+
+@pytest.mark.slow
+def test_the_shape_of_allegro_oam_l_imports_and_evaluates_an_alloy(upstream: Path, tmp_path: Path) -> None:
+    """89 types, 4 layers, l_max 3, wrapped in a modifier, averaged; 64 atoms of five elements, stretched: upstream's
+    memory for the alloy at its own density is beyond 16 GB."""
+    types = [symbol for number, symbol in enumerate(chemical_symbols[1:95], 1) if not 84 <= number <= 88]
+    counts, energies = (
+        {t: first + step * k for k, t in enumerate(types)} for first, step in ((60.0, 1.0), (-1.0, -0.1))
+    )
+    inner = {
+        "_target_": "allegro.model.AllegroModel",
+        "seed": 1,
+        "model_dtype": "float32",
+        "type_names": types,
+        "r_max": 7.0,
+        "radial_chemical_embed": {
+            "_target_": "allegro.nn.TwoBodyBesselScalarEmbed",
+            "num_bessels": 12,
+            "bessel_trainable": True,
+            "polynomial_cutoff_p": 8,
+        },
+        "l_max": 3,
+        "parity": False,
+        "num_layers": 4,
+        "num_scalar_features": 256,
+        "num_tensor_features": 64,
+        **{f"{kind}_mlp_hidden_layers_depth": 2 for kind in ("scalar_embed", "allegro")},
+        **{f"{kind}_mlp_hidden_layers_width": 1024 for kind in ("scalar_embed", "allegro")},
+        "avg_num_neighbors": counts,
+        "per_type_energy_scales": 1.3,
+        "per_type_energy_shifts": energies,
+    }
+    change = {"modifier": "modify_PerTypeScaleShift", "shifts": {"Cu": -3.0}}
+    config = {"_target_": "nequip.model.modify", "model": inner, "modifiers": [change]}
+    path = tmp_path / "oam.ckpt"
+    training = "nequip.train.EMALightningModule"
+    job = {"config": config, "run_config": {}, "training_module": training, "output": str(path)}
+    run_script(upstream, "build", job, tmp_path)
+    source = open_source(path)
+    built = build_model(source)
+    assert built.weights_used == "averaged (EMA)" and built.num_weights > 1e7
+    assert built.model.shifts[types.index("Cu")] == -3.0
+    rng = np.random.default_rng(0)
+    sites = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), -1).reshape(-1, 3) * 3.4
+    positions, cell = sites + 0.1 * rng.standard_normal(sites.shape), 13.6 * np.eye(3)
+    alloy = np.array([types.index(name) for name in ("Cr", "Mn", "Fe", "Co", "Ni")])[rng.integers(0, 5, 64)]
+    structure = positions, cell, np.ones(3, bool), alloy
+    expected = upstream_self_checks(upstream, source, [structure], raw_weights=False, pair_exponent=None)[0]
+    found = Evaluator(built.model, device="cpu", precision="double").evaluate(
+        alloy, positions, Cell(cell, np.ones(3, bool))
+    )
+    wanted = {name: getattr(expected, name) for name in ("energies", "forces", "virial")}
+    assert_agrees(wanted, energies=found.energies, forces=found.forces, virial=found.virial)

@@ -39,6 +39,9 @@ class Archive:
         self.big_endian = order == "big"
 
     def _classify(self) -> tuple[str, str]:
+        for name in self._entries:
+            if "/data/aotinductor/" in name or name.startswith("data/aotinductor/"):
+                return name[: name.index("data/aotinductor/")], "aotinductor"
         marks = (
             ("constants.pkl", "torchscript"),
             (".data/version", "package"),
@@ -49,8 +52,6 @@ class Archive:
             for mark, kind in marks:
                 if top + mark in self._entries:
                     return top, kind
-            if any(name.startswith(top + "data/aotinductor/") for name in self._entries):
-                return top, "aotinductor"
         return (tops.pop() if len(tops) == 1 else ""), "other"
 
     def has(self, name: str) -> bool:
@@ -87,10 +88,6 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
             return zipfile.ZipFile(path)
     except FileNotFoundError:
         raise CheckpointImportError(f"{path}: no such file; give the path of a checkpoint") from None
-    except IsADirectoryError:
-        raise CheckpointImportError(
-            f"{path}: is a folder; give the checkpoint file (.ckpt or .nequip.zip) in it"
-        ) from None
     except OSError as error:
         raise CheckpointImportError(f"{path}: cannot be read: {error.strerror or error}") from error
     except Exception as error:  # zipfile raises of many kinds for damaged directories
@@ -102,7 +99,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     elif start.startswith(_HDF5_SIGNATURE):
         what = "is an HDF5 file; if it is an imported model, `allegro-tools info` shows it"
     elif start.startswith(_OLD_TORCH_SIGNATURE):
-        what = "is a PyTorch file of the format before PyTorch 1.6, not an Allegro model of the current generation"
+        what = "is a PyTorch file of the format before PyTorch 1.6, which no version of Allegro wrote"
     else:
-        what = "is not a zip archive, so no checkpoint of nequip"
-    raise CheckpointImportError(f"{path}: {what}. Supported: Lightning .ckpt and .nequip.zip of nequip 0.8 to 0.19.")
+        what = "is not a zip archive, so no Allegro model: every form of checkpoint is one"
+    raise CheckpointImportError(f"{path}: {what}.")

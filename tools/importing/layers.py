@@ -1,4 +1,4 @@
-"""Parts of an Allegro model from upstream's tensors, their normalisation folded in: MLPs, radial embeddings, layers."""
+"""Parts of an Allegro model from upstream's tensors, their normalisation folded in: MLPs and radial embeddings."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ from math import prod, sqrt
 
 import numpy as np
 
-from allegro_sim.errors import CheckpointImportError
-from allegro_sim.model.description import ACTIVATIONS, BesselEmbedding, Layer, Mlp, SplineEmbedding
-from allegro_sim.model.irreps import Irrep, Path, component_slices, harmonic_irreps, tensor_product_paths, total_dim
-from allegro_sim.model.wigner import product_coefficients
+from allegro_sim.model.description import ACTIVATIONS, BesselEmbedding, Mlp, SplineEmbedding
 from allegro_sim.tools.importing.options import Options, Tensors
 
 _IDENTITY_TEXTS = ("None", "null")  # as text, upstream keeps the gains of a nonlinearity and applies the identity
 
 
-def activation_of(options: Options, name: str) -> str | None:
+def activation_of(options: Options, name: str, default: str | None) -> str | None:
     """A nonlinearity option: one of ACTIVATIONS, the text "None" or "null", or None for the option `null`.
 
-    The default is upstream's, silu; an option that is present and null means no nonlinearity.
+    An option that is present and null means no nonlinearity.
     """
     if options.is_null(name):
         options.ignore(name)
         return None
-    value = options.take(name, "text", "silu")
+    value = options.take(name, "text", None)
+    if value is None:
+        return default
     if value not in ACTIVATIONS[1:] and value not in _IDENTITY_TEXTS:
         raise options.error(name, f"is {value!r}; supported: {', '.join(ACTIVATIONS[1:])}, null")
     return value
@@ -50,7 +49,9 @@ def read_mlp(
         else:
             name = f"{prefix}.mlp.{2 * k}.weight"
             tensors.expect_constant(f"{prefix}.mlp.{2 * k}.alpha", alphas[k], tolerance)
-        weights.append(tensors.take(name, (widths[k], widths[k + 1])) * alphas[k])
+        weight = tensors.take(name, (widths[k], widths[k + 1]))
+        weight *= alphas[k]
+        weights.append(weight)
     if deep_linear:
         tensors.expect_constant(f"{prefix}.mlp.alpha", prod(alphas), tolerance)
     if activation is None or activation in _IDENTITY_TEXTS or count == 1:
@@ -101,54 +102,3 @@ def read_radial(
         "_target_",
         f"is {target!r}; supported: allegro.nn.TwoBodyBesselScalarEmbed, allegro.nn.TwoBodySplineScalarEmbed",
     )
-
-
-def read_layer(
-    tensors: Tensors,
-    prefix: str,
-    irreps_in: tuple[Irrep, ...],
-    irreps_out: tuple[Irrep, ...],
-    l_max: int,
-    num_channels: int,
-    coupled: bool,
-    latent: Mlp,
-    tolerance: float,
-) -> Layer:
-    """The tensor product `prefix` (upstream's Contracter) with its latent MLP.
-
-    `coupled`: whether each channel has its own path weights (tp_path_channel_coupling). The stored Wigner 3j symbols
-    are compared with the project's own.
-    """
-    harmonics = harmonic_irreps(l_max)
-    paths = tensor_product_paths(irreps_in, harmonics, irreps_out)
-    coefficients = dense_coefficients(irreps_in, harmonics, irreps_out, paths)
-    stored_shape = tensors.shape(f"{prefix}.w3j")
-    if len(stored_shape) == (3 if len(paths) > 1 else 2):  # every path couples equal components only
-        diagonal = np.einsum("piik->pik", coefficients)
-        if np.count_nonzero(diagonal) != np.count_nonzero(coefficients):
-            raise CheckpointImportError(
-                f"{prefix}.w3j has shape {stored_shape}, but its paths couple unequal components"
-            )
-        coefficients = diagonal
-    tensors.expect(f"{prefix}.w3j", coefficients, tolerance)
-    shape = ((num_channels,) if coupled else ()) + ((len(paths),) if len(paths) > 1 else ())
-    weights = tensors.take(f"{prefix}.weights", shape).reshape(num_channels if coupled else 1, len(paths))
-    path_weights = np.ascontiguousarray(np.broadcast_to(weights, (num_channels, len(paths))))
-    return Layer(irreps_in, irreps_out, paths, path_weights, latent)
-
-
-def dense_coefficients(
-    first: tuple[Irrep, ...], second: tuple[Irrep, ...], out: tuple[Irrep, ...], paths: tuple[Path, ...]
-) -> np.ndarray:
-    """sqrt(2 l_out + 1) W3J of every path in a dense array (num_paths, dim first, dim second, dim out)."""
-    dense = np.zeros((len(paths), total_dim(first), total_dim(second), total_dim(out)))
-    a, b, c = component_slices(first), component_slices(second), component_slices(out)
-    for p, path in enumerate(paths):
-        degrees = first[path.first].degree, second[path.second].degree, out[path.out].degree
-        dense[p, a[path.first], b[path.second], c[path.out]] = product_coefficients(*degrees)
-    return dense
-
-
-def repeat_environment(weights: np.ndarray, num_scalars: int, repeats: int) -> np.ndarray:
-    """Columns S onwards, one a channel, become `repeats` equal ones each: the same weight for every irrep."""
-    return np.hstack([weights[:, :num_scalars], np.repeat(weights[:, num_scalars:], repeats, axis=1)])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from allegro_sim.errors import CheckpointImportError
+from allegro_sim.tools.importing.averages import Extrapolated
 from allegro_sim.tools.importing.unpickle import Tensor
 
 _REQUIRED = object()
@@ -61,6 +62,14 @@ class Options:
         value = self.take(name, "mapping", None)
         return None if value is None else Options(value, self._path, f"{self._where}.{name}")
 
+    def values(self) -> dict[str, Any]:
+        """A copy of the options that nobody took yet."""
+        return dict(self._values)
+
+    def with_values(self, values: dict[str, Any]) -> Options:
+        """Options of the same place with other values."""
+        return Options(values, self._path, self._where)
+
     def ignore(self, *names: str) -> None:
         """Drop options that do not change what the model computes."""
         for name in names:
@@ -80,7 +89,7 @@ class Options:
 class Tensors:
     """The tensors of a model by name, each to be taken once."""
 
-    def __init__(self, tensors: dict[str, Tensor], path: Path, constants: dict[str, Any]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor | Extrapolated], path: Path, constants: dict[str, Any]) -> None:
         self._tensors = dict(tensors)
         self._constants = dict(constants)
         self._path = path
@@ -98,7 +107,7 @@ class Tensors:
             raise CheckpointImportError(
                 f"{self._path}: the tensor {name} has shape {tensor.shape}; the configuration calls for {shape}"
             )
-        numbers = tensor.numpy()
+        numbers = tensor.numpy(np.float64)
         if numbers.dtype.kind != "f":
             raise CheckpointImportError(
                 f"{self._path}: the tensor {name} holds {numbers.dtype}, no floating-point numbers"
@@ -107,7 +116,18 @@ class Tensors:
             raise CheckpointImportError(f"{self._path}: the tensor {name} holds numbers that are not finite")
         if weight:
             self.num_weights += numbers.size
-        return numbers.astype(np.float64)
+        return numbers
+
+    def rename(self, beginnings: tuple[tuple[str, str], ...]) -> None:
+        """Give tensors other names: the first (old, new) that fits the beginning of a name is exchanged."""
+
+        def renamed(name: str) -> str:
+            fitting = ((old, new) for old, new in beginnings if name.startswith(old))
+            old, new = next(fitting, ("", ""))
+            return new + name.removeprefix(old)
+
+        self._tensors = {renamed(name): tensor for name, tensor in self._tensors.items()}
+        self._constants = {renamed(name): value for name, value in self._constants.items()}
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor that is still there. Raises CheckpointImportError when it is missing."""

@@ -14,17 +14,22 @@ import numpy as np
 
 from allegro_sim.errors import CheckpointImportError
 from allegro_sim.model.self_check import SelfCheck
-from allegro_sim.tools.importing.source import Source
+from allegro_sim.tools.importing.model_source import Source
 
 SCRIPT = Path(__file__).resolve().parent.parent / "upstream.py"
 Structure = tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]  # positions, cell, pbc, types
 
 
-def run_script(python: Path, verb: str, job: dict[str, Any], folder: Path) -> None:
-    """Run one job of tools/upstream.py. Raises CheckpointImportError with the end of its output when it fails."""
+def run_script(python: Path, verb: str, job: dict[str, Any], folder: Path, search_path: Sequence[Path] = ()) -> None:
+    """Run one job of tools/upstream.py, its packages looked for in `search_path` before the interpreter's own.
+
+    Raises CheckpointImportError with the end of its output when it fails.
+    """
     job_file = folder / "job.json"
     job_file.write_text(json.dumps(job), encoding="utf-8")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PMI_", "PMIX_", "OMPI_"))}
+    if search_path:
+        environment["PYTHONPATH"] = os.pathsep.join(str(place.resolve()) for place in search_path)
     try:
         done = subprocess.run(
             [str(python), str(SCRIPT), verb, str(job_file)],
@@ -48,7 +53,13 @@ def run_script(python: Path, verb: str, job: dict[str, Any], folder: Path) -> No
 
 
 def upstream_self_checks(
-    python: Path, source: Source, structures: Sequence[Structure], *, raw_weights: bool, pair_exponent: float | None
+    python: Path,
+    source: Source,
+    structures: Sequence[Structure],
+    *,
+    raw_weights: bool,
+    pair_exponent: float | None,
+    search_path: Sequence[Path] = (),
 ) -> list[SelfCheck]:
     """Results of upstream, in float64, for structures (positions Å, cell Å or None, pbc, types).
 
@@ -70,14 +81,15 @@ def upstream_self_checks(
         np.savez(folder / "structures.npz", allow_pickle=False, **arrays)
         job = {
             "checkpoint": str(source.path.resolve()),
-            "config": source.config,
+            "config": source.full_config(),
+            "model_name": source.model_name,
             "raw_weights": raw_weights,
             "pair_cutoff_exponent": pair_exponent,
             "structures": str(folder / "structures.npz"),
             "output": str(folder / "results.npz"),
             "count": len(structures),
         }
-        run_script(python, "evaluate", job, folder)
+        run_script(python, "evaluate", job, folder, search_path)
         with np.load(folder / "results.npz") as results:
             versions = json.loads(str(results["versions"]))
             shown = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))

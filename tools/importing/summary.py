@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from allegro_sim.model.description import JUMPING_ACTIVATIONS, AllegroModel, BesselEmbedding
+from allegro_sim.model.description import AllegroModel, BesselEmbedding
 from allegro_sim.potential.folding import fold_model
 from allegro_sim.tools.importing.elements import symbol_of
 
@@ -21,10 +21,11 @@ def describe_model(model: AllegroModel, num_weights: int) -> list[str]:
         f"masses (Da)       {_by_type(model, model.masses, '.3f')}",
         *_cutoff_lines(model),
         f"network           l_max {model.l_max}, {model.num_layers} layers, {model.num_scalar_features} scalar and "
-        f"{model.num_tensor_features} tensor features, parity {'on' if model.parity else 'off'}, "
+        f"{model.num_tensor_features} tensor features, {_parity_text(model)}, "
         f"trained in {model.trained_dtype}",
         f"radial embedding  {_radial_text(model)}",
         f"weights           {num_weights:,}",
+        f"training units    {_units_text(model)}",
         f"energy shifts     {_by_type(model, model.shifts, '.6f')} eV",
         f"energy scales     {_by_type(model, model.scales, '.6f')} eV",
     ]
@@ -37,15 +38,6 @@ def describe_model(model: AllegroModel, num_weights: int) -> list[str]:
         f"cost              {written:,} multiply-adds an edge as written, {computed:,} as computed here (forward)"
     )
     return lines
-
-
-def activation_warnings(model: AllegroModel) -> list[str]:
-    """Warnings about activations that are not 0 at 0."""
-    used = {model.embed_mlp.activation, model.readout.activation, *(layer.latent.activation for layer in model.layers)}
-    return [
-        f"the activation {name} is not 0 at 0: the energy jumps where an atom crosses a cutoff, as upstream's does"
-        for name in sorted(used & set(JUMPING_ACTIVATIONS))
-    ]
 
 
 def _by_type(model: AllegroModel, values: np.ndarray, form: str) -> str:
@@ -64,7 +56,21 @@ def _cutoff_lines(model: AllegroModel) -> list[str]:
     ]
 
 
+def _units_text(model: AllegroModel) -> str:
+    if model.zbl is None:
+        return "not stated in the checkpoint; energies are taken as eV, lengths as Å"
+    if model.zbl.coulomb > 100.0:  # Coulomb's constant in kcal/mol Å
+        return "kcal/mol and Å by the ZBL term; energies are taken as eV all the same"
+    return "eV and Å, as the ZBL term's"
+
+
+def _parity_text(model: AllegroModel) -> str:
+    return "SO(3)" if model.so3 else f"parity {'on' if model.parity else 'off'}"
+
+
 def _radial_text(model: AllegroModel) -> str:
     if isinstance(model.radial, BesselEmbedding):
-        return f"{len(model.radial.frequencies)} Bessel functions, cutoff exponent {model.radial.cutoff_exponent:g}"
+        return (
+            f"{model.radial.frequencies.shape[-1]} Bessel functions, cutoff exponent {model.radial.cutoff_exponent:g}"
+        )
     return f"{model.radial.weights.shape[3]} splines, span {model.radial.span}"

@@ -32,7 +32,8 @@ _STORAGE_TYPES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-_EXPECTED_MODULES = {"torch", "nequip", "allegro", "e3nn", "lightning", "pytorch_lightning", "collections", "omegaconf"}
+_EXPECTED_MODULES = {"torch", "nequip", "allegro", "e3nn", "lightning", "pytorch_lightning", "collections", "omegaconf",
+                     "torch_runstats", "opt_einsum_fx"}  # fmt: skip
 _EXPECTED_BUILTINS = {"set", "frozenset", "list", "tuple", "dict", "int", "float", "bool", "str", "complex", "slice"}
 
 
@@ -81,8 +82,11 @@ class Storage:
 
     def __setstate__(self, state: Any) -> None: ...  # nothing in a pickle may change it
 
-    def numpy(self) -> np.ndarray:
-        """All numbers, one-dimensional, native byte order; bfloat16 becomes float32. Raises CheckpointImportError."""
+    def view(self) -> np.ndarray:
+        """All numbers, one-dimensional, in the file's byte order, not to be written to; bfloat16 as float32.
+
+        Raises CheckpointImportError where they are missing or damaged.
+        """
         code = "u2" if self.dtype == "bfloat16" else self.dtype
         dtype = np.dtype(code).newbyteorder(">" if self.archive.big_endian else "<")
         data = self.archive.read(self.entry)
@@ -91,7 +95,6 @@ class Storage:
                 f"the entry {self.entry} has {len(data)} bytes, {self.count} numbers of {dtype.itemsize} bytes expected"
             )
         numbers = np.frombuffer(data, dtype, self.count)
-        numbers = numbers.astype(dtype.newbyteorder("="))
         if self.dtype == "bfloat16":  # the upper half of a float32
             return (numbers.astype(np.uint32) << 16).view(np.float32)
         return numbers
@@ -113,19 +116,23 @@ class Tensor:
         """ "bfloat16" or a NumPy code."""
         return self.storage.dtype
 
-    def numpy(self) -> np.ndarray:
-        """A copy of the numbers, in C order. Raises CheckpointImportError where they are missing or damaged."""
+    def numpy(self, dtype: type[np.floating] | None = None) -> np.ndarray:
+        """A copy of the numbers, in C order, converted to `dtype` where they are floating-point numbers.
+
+        Raises CheckpointImportError where they are missing or damaged.
+        """
         if math.prod(self.shape) > self.storage.count:
             raise self.storage.archive.damaged(f"a tensor of shape {self.shape} is larger than its storage")
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         if min(self.shape, default=1) > 0 and last >= self.storage.count:
             raise self.storage.archive.damaged(f"a tensor of shape {self.shape} reaches beyond its storage")
-        numbers = self.storage.numpy()
-        item = numbers.itemsize
-        strides = tuple(stride * item for stride in self.strides)
+        numbers = self.storage.view()
+        native = numbers.dtype.newbyteorder("=") if dtype is None or numbers.dtype.kind != "f" else np.dtype(dtype)
         if min(self.shape, default=1) == 0:
-            return np.empty(self.shape, numbers.dtype)
-        return np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, strides).copy()
+            return np.empty(self.shape, native)
+        strides = tuple(stride * numbers.itemsize for stride in self.strides)
+        view = np.lib.stride_tricks.as_strided(numbers[self.offset :], self.shape, strides, writeable=False)
+        return np.array(view, native, order="C")
 
 
 class _Dict(dict):
@@ -152,6 +159,11 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
 def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
     """torch._utils._rebuild_parameter(data, requires_grad, hooks)."""
     return tensor
+
+
+def _first(value: Any = None, *_: Any) -> Any:
+    """torch.jit._pickle.restore_type_tag(value, type) and build_intlist(values): the value itself."""
+    return value
 
 
 def _set(items: Any = ()) -> Any:
@@ -190,6 +202,12 @@ _CONSTRUCTORS = {
     ("torch._utils", "_rebuild_tensor_v2"): _Constructor(_rebuild_tensor),
     ("torch._utils", "_rebuild_parameter"): _Constructor(_rebuild_parameter),
     ("torch", "Size"): _Constructor(_size),
+    # TorchScript archives (PyTorch source, torch/jit/_pickle.py): containers with the text of their type.
+    ("torch.jit._pickle", "restore_type_tag"): _Constructor(_first),
+    ("torch.jit._pickle", "build_intlist"): _Constructor(_first),
+    ("torch.jit._pickle", "build_doublelist"): _Constructor(_first),
+    ("torch.jit._pickle", "build_boollist"): _Constructor(_first),
+    ("torch.jit._pickle", "build_tensorlist"): _Constructor(_first),
     ("builtins", "set"): _Constructor(_set),
     ("builtins", "frozenset"): _Constructor(_set),
 }
@@ -263,5 +281,5 @@ def _check_opcodes(data: bytes) -> None:
 
 
 def _expected(name: str) -> bool:
-    top, _, rest = name.partition(".")
+    top, _, rest = name.removeprefix("__torch__.").partition(".")  # __torch__: classes compiled by TorchScript
     return top in _EXPECTED_MODULES or (top in ("builtins", "__builtin__") and rest in _EXPECTED_BUILTINS)

@@ -1,0 +1,156 @@
+"""The files of the legacy generation: deployed models and training folders, honest, damaged and hostile."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.legacy import legacy_model, legacy_source
+from support.torch_files import Call, Named, scripted, write_saved, write_scripted
+
+from allegro_sim.errors import CheckpointImportError
+from allegro_sim.model.consistency import named_arrays
+from allegro_sim.tools.importing.build import build_model
+from allegro_sim.tools.importing.legacy_source import DEPLOYED, FOLDER, LegacySource
+from allegro_sim.tools.importing.source import open_any
+from allegro_sim.tools.main import main
+
+NAMES = ("zbl_02", "uuup_self_edge")
+OUTER = ("scale_by", "shift_by")  # of the rescaling, outside the module of the gradients
+
+
+def write_folder(folder: Path, name: str, weights: str = "best_model.pth") -> Path:
+    """A training folder with a golden model, as nequip 0.6 writes it."""
+    source = legacy_source(name)
+    folder.mkdir(exist_ok=True)
+    names = {key: f"model.{key}" if key in OUTER else f"model.model.func.{key}" for key in source.tensors}
+    write_saved(folder / weights, {names[key]: array for key, array in source.tensors.items()})
+    (folder / "config.yaml").write_text(json.dumps(source.config))
+    return folder
+
+
+def write_deployed(path: Path, name: str, **extra: object) -> Path:
+    """A deployed model: the tree of modules, and the configuration beside it."""
+    source = legacy_source(name)
+    network = scripted("nequip.nn._graph_mixin.SequentialGraphNetwork")
+    rescale = scripted(
+        "nequip.nn._rescale.RescaleOutput",
+        **{key: source.tensors[key] for key in OUTER if key in source.tensors},
+        model=scripted("nequip.nn._grad_output.GradientOutput", func=network),
+    )
+    for key, array in source.tensors.items():
+        place, (*above, last) = network, key.split(".")
+        for part in above if key not in OUTER else ():
+            place = place.state.setdefault(part, scripted("torch.nn.modules.container.Module"))
+        if key not in OUTER:
+            place.state[last] = array
+    texts = {**{k: str(v) for k, v in source.metadata.items()}, "config": json.dumps(source.config)}
+    return write_scripted(path, scripted("nequip.nn._graph_model.GraphModel", model=rescale, **extra), texts)
+
+
+def files(folder: Path, name: str) -> dict[str, Path]:
+    """A golden model in both forms."""
+    return {FOLDER: write_folder(folder / "run", name), DEPLOYED: write_deployed(folder / "deployed.pth", name)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_forms_give_the_golden_model(name: str, tmp_path: Path) -> None:
+    expected = legacy_source(name)
+    for form, path in files(tmp_path, name).items():
+        source = open_any(path)
+        assert isinstance(source, LegacySource) and source.form == form and source.foreign_names == ()
+        assert set(source.tensors) == set(expected.tensors)
+        for key, array in expected.tensors.items():
+            np.testing.assert_array_equal(source.tensors[key], array, err_msg=key)
+        assert source.metadata["type_names"] == expected.metadata["type_names"]
+        model = build_model(source).model
+        for (array_name, found, _), (_, wanted, _) in zip(
+            named_arrays(model), named_arrays(legacy_model(name)), strict=True
+        ):
+            np.testing.assert_array_equal(found, wanted, err_msg=array_name)
+
+
+def test_a_training_folder_is_imported_by_its_name_or_that_of_the_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "run", NAMES[0])
+    for number, path in enumerate((folder, folder / "best_model.pth")):
+        assert main(["import", str(path), "-o", str(tmp_path / f"{number}.h5")]) == 0
+        assert "legacy training folder" in capsys.readouterr().out
+    (folder / "best_model.pth").rename(folder / "last_model.pth")
+    config = json.loads((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(json.dumps({**config, "use_ema": True}))
+    assert any("raw weights of the last step" in note for note in build_model(open_any(folder)).notes)
+    (folder / "config.yaml").rename(folder / "other.yaml")
+    with pytest.raises(CheckpointImportError, match=r"config\.yaml of its training is needed"):
+        open_any(folder / "last_model.pth")
+
+
+def test_yaml_of_nequip_is_read_and_other_objects_in_it_are_reported(tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    folder = write_folder(tmp_path / "run", NAMES[0])
+    config = json.loads((folder / "config.yaml").read_text())
+    text = json.dumps(config)[:-1] + (
+        ", torch_version: !!python/object/new:torch.torch_version.TorchVersion ['1.11.0'],"
+        " _jit_fusion_strategy: [!!python/tuple [DYNAMIC, 3]]}"
+    )
+    (folder / "config.yaml").write_text(text)
+    source = open_any(folder)
+    assert isinstance(source, LegacySource) and source.foreign_names == ()
+    assert source.config["_jit_fusion_strategy"] == [["DYNAMIC", 3]]
+    (folder / "config.yaml").write_text(
+        text[:-1] + f", hook: !!python/object/apply:os.system ['touch {witness}'], "
+        f"more: !!python/object/apply:subprocess.check_output {{args: ['touch', '{witness}']}}}}"
+    )
+    assert open_any(folder).foreign_names == ("os.system", "subprocess.check_output")
+    (folder / "config.yaml").write_text("a: &a [*a")
+    with pytest.raises(CheckpointImportError, match=r"config\.yaml cannot be read"):
+        open_any(folder)
+    assert not witness.exists()
+
+
+def test_code_in_a_deployed_model_does_not_run_and_is_reported(tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    call = Call(Named("posix", "system"), (f"touch {witness}",))
+    notes = build_model(open_any(write_deployed(tmp_path / "hostile.pth", NAMES[0], hook=call))).notes
+    assert any("posix.system" in note for note in notes) and not witness.exists()
+
+
+def test_truncated_and_corrupted_files_are_refused_or_read_bit_for_bit(tmp_path: Path) -> None:
+    for path in files(tmp_path, NAMES[0]).values():
+        target = path / "best_model.pth" if path.is_dir() else path
+        data = target.read_bytes()
+        expected = open_any(path)
+        assert isinstance(expected, LegacySource)
+        refused = 0
+        for step in range(20):
+            place = step * len(data) // 20
+            target.write_bytes(data[:place])
+            with pytest.raises(CheckpointImportError):
+                open_any(path)
+            damaged = bytearray(data)
+            damaged[place] ^= 0xFF
+            target.write_bytes(damaged)
+            try:
+                found = open_any(path)
+            except CheckpointImportError as error:
+                assert str(target) in str(error) and "\n" not in str(error)
+                refused += 1
+            else:
+                assert isinstance(found, LegacySource)
+                for key, array in expected.tensors.items():
+                    np.testing.assert_array_equal(found.tensors[key], array, err_msg=key)
+        assert refused >= 15
+
+
+def test_a_configuration_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/constants.pkl", b"\x80\x02).")
+        archive.writestr("model/data.pkl", b"\x80\x02).")
+        archive.writestr("model/extra/config", bytes(2**27))
+    with pytest.raises(CheckpointImportError, match="claims to expand"):
+        open_any(path)

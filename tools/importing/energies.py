@@ -1,0 +1,121 @@
+"""Cutoffs, norms, scales and shifts, and pair potentials of a model, from its options and tensors."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+
+from allegro_sim.model.description import BesselEmbedding, SplineEmbedding, Zbl
+from allegro_sim.tools.importing.model_source import Source
+from allegro_sim.tools.importing.options import Options, Tensors
+
+_COULOMB = {"metal": 14.399645, "real": 332.06371}  # eV Å, kcal/mol Å: the values of LAMMPS and upstream
+_LENNARD_JONES = ("LennardJones", "SimpleLennardJones")
+
+
+def read_cutoffs(options: Options, tensors: Tensors, type_names: list[str], notes: list[str]) -> np.ndarray:
+    """Cutoff radius per ordered pair of types; pairs the table leaves out have r_max."""
+    r_max = float(options.take("r_max", "number"))
+    table = options.take("per_edge_type_cutoff", "mapping", None)
+    cutoffs = np.full((len(type_names), len(type_names)), r_max)
+    unknown: set[str] = set()
+    for center, row in (table or {}).items():
+        entries = row if isinstance(row, dict) else dict.fromkeys(type_names, row)
+        unknown |= {name for name in (center, *entries) if name not in type_names}
+        for neighbor, cutoff in entries.items():
+            if not isinstance(cutoff, (int, float)) or not 0 < cutoff <= r_max:
+                raise options.error(
+                    f"per_edge_type_cutoff.{center}.{neighbor}", f"is {cutoff!r}; 0 to r_max is expected"
+                )
+            if center in type_names and neighbor in type_names:
+                cutoffs[type_names.index(center), type_names.index(neighbor)] = cutoff
+    if unknown:
+        notes.append(
+            f"per_edge_type_cutoff names {', '.join(sorted(unknown))}, no types of the model; as upstream, ignored"
+        )
+    tensors.expect("edge_norm._rmax_recip", 1.0 / cutoffs if table is not None else 1.0 / r_max, 1e-12)
+    return cutoffs
+
+
+def read_environment_norms(
+    options: Options, tensors: Tensors, type_names: list[str], num_layers: int, tolerance: float
+) -> np.ndarray:
+    """1/sqrt(average number of neighbours), by type of the centre."""
+    found = options.take("avg_num_neighbors")
+    if isinstance(found, dict):
+        if set(found) != set(type_names):
+            raise options.error("avg_num_neighbors", f"names {', '.join(found)}; the types are {', '.join(type_names)}")
+        counts = [found[name] for name in type_names]
+    else:
+        counts = [found]
+    if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and n > 0 for n in counts):
+        raise options.error("avg_num_neighbors", f"is {found!r}; positive numbers are expected")
+    norms = np.array([1.0 / sqrt(n) for n in counts])
+    for name in ("allegro.avg_num_neighbors_norm.norm_const", "edge_eng_sum.norm_module.norm_const",
+                 *(f"allegro.tps.{k}.scatter_factor" for k in range(num_layers))):  # fmt: skip
+        tensors.expect_constant(name, norms, tolerance)
+    tensors.expect_constant("edge_eng_sum._factor", norms / sqrt(2.0), tolerance)
+    return np.ascontiguousarray(np.broadcast_to(norms, (len(type_names),)))
+
+
+def read_per_type(tensors: Tensors, name: str, num_types: int, absent: float, trained: bool) -> np.ndarray:
+    """Scales or shifts of all types; stored empty, as one number, or one a type (in nequip 0.7 one-dimensional)."""
+    shape = tensors.shape(name)
+    if 0 in shape:
+        tensors.take(name, weight=False)
+        return np.full(num_types, absent)
+    if shape not in ((1, 1), (num_types, 1), (1,), (num_types,)):
+        raise tensors.error(name, f"has shape {shape}; (1, 1) or ({num_types}, 1) is expected")
+    return np.ascontiguousarray(np.broadcast_to(tensors.take(name, weight=trained).ravel(), (num_types,)))
+
+
+def read_zbl(
+    source: Source,
+    options: Options,
+    tensors: Tensors,
+    radial: BesselEmbedding | SplineEmbedding,
+    num_types: int,
+    notes: list[str],
+) -> tuple[Zbl | None, list[str] | None]:
+    """The ZBL term, if any, and the chemical species it states for the types."""
+    section = options.section("pair_potential")
+    if section is None:
+        return None, None
+    target = section.take("_target_", "text")
+    if target.rsplit(".", 1)[-1] in _LENNARD_JONES:
+        raise section.error(
+            "_target_",
+            f"is {target!r}, which is not supported: nequip 0.19.1 itself cannot evaluate an Allegro model with it, "
+            "so there are no numbers to test against",
+        )
+    if target not in ("nequip.nn.pair_potential.ZBL", "nequip.nn.ZBL"):
+        raise section.error(
+            "_target_", f"is {target!r}; the only pair potential supported is nequip.nn.pair_potential.ZBL"
+        )
+    units = section.take("units", "text")
+    if units not in _COULOMB:
+        raise section.error("units", f"is {units!r}; metal or real is expected")
+    species = [str(symbol) for symbol in section.take("chemical_species", "list")]
+    if len(species) != num_types:
+        raise section.error("chemical_species", f"has {len(species)} entries for {num_types} types")
+    own_exponent = float(section.take("polynomial_cutoff_p", "number", 6.0))
+    section.finish()
+    # Up to nequip 0.16 the term takes the cutoff function of the model's edges, since 0.17 one of its own.
+    edge_exponent = radial.cutoff_exponent if isinstance(radial, BesselEmbedding) else 6.0
+    exponent = own_exponent if _version(source.versions.get("nequip", "")) >= (0, 17) else edge_exponent
+    if source.pair_exponent is not None:
+        exponent = source.pair_exponent
+    elif not source.versions.get("nequip") and own_exponent != edge_exponent:
+        raise section.error("polynomial_cutoff_p", "is not certain: the file does not state the version of nequip")
+    if units == "real":
+        notes.append("the ZBL term is in LAMMPS units `real`: energies seem to be kcal/mol, but are taken as eV here")
+    coulomb = _COULOMB[units]
+    tensors.expect("pair_potential._qqr2exesquare", 0.5 * coulomb, 1e-12)
+    numbers = tensors.take("pair_potential.atomic_numbers", (num_types,), weight=False)
+    return Zbl(numbers, coulomb, exponent), species
+
+
+def _version(text: str) -> tuple[int, ...]:
+    parts = text.split("+")[0].split(".")[:2]
+    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else (0, 0)

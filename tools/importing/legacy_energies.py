@@ -1,0 +1,101 @@
+"""Scales, shifts, norms and the ZBL term of a legacy Allegro model, from its options and tensors."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+
+from allegro_sim.model.description import Zbl
+from allegro_sim.tools.importing.legacy_parts import check_attribute
+from allegro_sim.tools.importing.legacy_source import LegacySource
+from allegro_sim.tools.importing.options import Options, Tensors
+
+_COULOMB = ("metal", "real")  # LAMMPS's units: eV Å and kcal/mol Å
+
+
+def read_edge_scales(options: Options, tensors: Tensors, num_types: int) -> np.ndarray | None:
+    """Factors of the edges' energies by type of centre and neighbour (allegro 0.2 only): (nt, nt)."""
+    wanted = options.take("per_edge_species_scale", "flag", False)
+    name = "edge_eng_sum.per_edge_scales"
+    if name not in tensors:
+        return None
+    scales = tensors.take(name, (num_types, num_types) if wanted else (0,))
+    return scales if wanted else None
+
+
+def read_edge_sum_norm(options: Options, source: LegacySource, count: float) -> float:
+    """1/sqrt(average number of neighbours), or 1 where sums of edge energies are not normalised."""
+    normalised = options.take("normalize_edge_energy_sum", "flag", True)
+    norm = 1.0 / sqrt(count) if normalised else 1.0
+    check_attribute(source.attributes, "edge_eng_sum._factor", norm, source.path)
+    return norm
+
+
+def read_energies(tensors: Tensors, num_types: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Scales and shifts of the types, (nt,) each, and the factor on all energies, those included."""
+    per_type = []
+    for name, absent in (("scales", 1.0), ("shifts", 0.0)):
+        full = f"per_species_rescale.{name}"
+        values = np.full(num_types, absent)
+        if full in tensors and 0 in tensors.shape(full):
+            tensors.take(full, weight=False)
+        elif full in tensors:
+            values = tensors.take(full, (num_types,), weight=False)
+        per_type.append(values)
+    scale_by = 1.0
+    if "scale_by" in tensors:
+        stored = tensors.take("scale_by", weight=False)
+        if stored.size > 1:
+            raise tensors.error("scale_by", f"has shape {stored.shape}; one number is expected")
+        scale_by = float(stored.reshape(-1)[0]) if stored.size else 1.0
+    if "shift_by" in tensors:
+        shift = tensors.take("shift_by", weight=False)
+        if shift.any():
+            raise tensors.error(
+                "shift_by",
+                f"is {shift.ravel()[0]}: a shift of the total energy that does not depend on the number of atoms "
+                "(global_rescale_shift) is not supported",
+            )
+    return per_type[0], per_type[1], scale_by
+
+
+def read_legacy_zbl(
+    options: Options,
+    tensors: Tensors,
+    builders: list[str],
+    energies: tuple[np.ndarray, float, float],
+    notes: list[str],
+) -> tuple[Zbl | None, list[str] | None]:
+    """The ZBL term, if any, and the chemical symbol of each type where the configuration states them.
+
+    energies: scales of the types, factor on all energies, exponent of the cutoff of the edges.
+    """
+    scales, scale_by, exponent = energies
+    num_types = len(scales)
+    symbols = options.take("type_to_chemical_symbol", "mapping", None) or {}
+    named = {int(key): str(symbol) for key, symbol in symbols.items()}
+    species = [named[t] for t in range(num_types)] if set(named) >= set(range(num_types)) else None
+    if "PairPotentialTerm" not in builders:
+        options.ignore("pair_style", "units")
+        return None, species
+    style = options.take("pair_style", "text")
+    if style != "ZBL":
+        raise options.error("pair_style", f"is {style!r}, which is not supported; ZBL is")
+    units = options.take("units", "text", None)
+    if units not in (*_COULOMB, None):
+        raise options.error("units", f"is {units!r}; metal or real is expected")
+    if units == "real":
+        notes.append("the ZBL term is in LAMMPS units `real`: energies seem to be kcal/mol, but are taken as eV here")
+    factor = scale_by
+    if "PerSpeciesRescale" in builders[builders.index("PairPotentialTerm") :]:  # which then acts on this term too
+        if np.ptp(scales) > 0:
+            raise options.error(
+                "model_builders",
+                "puts PairPotentialTerm before PerSpeciesRescale: a ZBL term that is scaled by the type of the atom is "
+                "not supported",
+            )
+        factor *= float(scales[0])
+    numbers = tensors.take("pair_potential.atomic_numbers", (num_types,), weight=False)
+    half_coulomb = float(tensors.take("pair_potential._qqr2exesquare", (), weight=False))
+    return Zbl(numbers, 2.0 * factor * half_coulomb, exponent), species

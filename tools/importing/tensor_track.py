@@ -1,0 +1,168 @@
+"""The tensor track's irreps as a checkpoint orders them, and the same model in the description's order.
+
+`allegro.model.FullAllegroModel` takes any set of irreps, in any order. The description knows two lists per l_max: the
+harmonics of degrees 0 to l_max, and either their irreps or those of both parities (`irreps.irreps_chain`). Any other
+choice is the next larger list with weights of zero where the model has no path, which computes the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from allegro_sim.errors import CheckpointImportError
+from allegro_sim.model.description import Layer, Mlp
+from allegro_sim.model.irreps import (
+    INVARIANT,
+    Irrep,
+    component_slices,
+    couples,
+    harmonic_irreps,
+    irreps_chain,
+    tensor_product_paths,
+    total_dim,
+)
+from allegro_sim.model.wigner import product_coefficients
+from allegro_sim.tools.importing.options import Options, Tensors
+
+
+@dataclass(frozen=True)
+class TensorTrack:
+    """Irreps of a model: harmonics and T_0 .. T_L in the checkpoint's order; l_max and parity of the description."""
+
+    harmonics: tuple[Irrep, ...]
+    chain: tuple[tuple[Irrep, ...], ...]
+    l_max: int
+    parity: bool
+
+    def spread_columns(self, weights: np.ndarray, first: int, shared: bool) -> np.ndarray:
+        """Weights of channels and irreps, in the columns from `first` on, in the description's order of irreps.
+
+        Columns (U, number of harmonics), or (U,) where all irreps share one, become (U, l_max + 1); degrees the model
+        does not have get zeros.
+        """
+        tail = weights[:, first:]
+        columns = tail[:, :, None] if shared else tail.reshape(len(tail), -1, len(self.harmonics))
+        spread = np.zeros((*columns.shape[:2], self.l_max + 1))
+        for place, irrep in enumerate(self.harmonics):
+            spread[:, :, irrep.degree] = columns[:, :, 0 if shared else place]
+        return np.hstack([weights[:, :first], spread.reshape(len(tail), -1)])
+
+
+def read_tensor_track(options: Options, num_layers: int) -> TensorTrack:
+    """The irreps from `l_max` and `parity` (AllegroModel) or from those given (FullAllegroModel).
+
+    Raises CheckpointImportError for irreps that cannot be read or that no model of upstream's has.
+    """
+    if options.has("irreps_edge_sh"):
+        found = options.take("irreps_edge_sh")
+        harmonics = harmonic_irreps(found) if isinstance(found, int) else _irreps(options, "irreps_edge_sh", found)
+        allowed = _irreps(options, "tensor_track_allowed_irreps", options.take("tensor_track_allowed_irreps", "text"))
+    else:
+        l_max = options.take("l_max", "integer")
+        harmonics = harmonic_irreps(l_max)
+        allowed = tuple(Irrep(l, sign) for l in range(l_max + 1) for sign in (1, -1))  # noqa: E741
+        setting = options.take("parity_setting", "text", None)  # nequip-allegro 0.4
+        if setting is not None and setting not in ("o3_full", "o3_restricted"):
+            raise options.error("parity_setting", f"is {setting!r}; supported: o3_full, o3_restricted")
+        if setting == "o3_restricted" or not options.take("parity", "flag", True):
+            allowed = harmonics
+    if harmonics[0] != INVARIANT:
+        raise options.error("irreps_edge_sh", f"starts with {harmonics[0]}; 0e is expected first")
+    if any(irrep.parity != (-1) ** irrep.degree for irrep in harmonics):
+        raise options.error(
+            "irreps_edge_sh", "has odd degrees of even parity (a model without parity, SO(3)), which is not supported"
+        )
+    l_max = max(irrep.degree for irrep in harmonics)
+    if any(irrep.degree > l_max for irrep in allowed):
+        raise options.error(
+            "tensor_track_allowed_irreps", f"has degrees beyond {l_max}, the largest of the harmonics; not supported"
+        )
+    parity = any(irrep.parity != (-1) ** irrep.degree for irrep in allowed)
+    chain = _chain(harmonics, allowed, num_layers)
+    if chain[0] != harmonics or any(not irreps or irreps[0] != INVARIANT for irreps in chain):
+        raise options.error(
+            "tensor_track_allowed_irreps", "gives layers without 0e in the first place, which upstream cannot evaluate"
+        )
+    return TensorTrack(harmonics, chain, l_max, parity)
+
+
+def _irreps(options: Options, name: str, text: Any) -> tuple[Irrep, ...]:
+    try:
+        found = tuple(Irrep.parse(part.strip().removeprefix("1x")) for part in str(text).split("+"))
+    except ValueError as error:
+        raise options.error(name, f"cannot be read: {error}") from error
+    if len(set(found)) != len(found):
+        raise options.error(name, f"is {text!r}, with an irrep twice, which is not supported")
+    return found
+
+
+def _chain(harmonics: tuple[Irrep, ...], allowed: tuple[Irrep, ...], num_layers: int) -> tuple[tuple[Irrep, ...], ...]:
+    """T_0 .. T_L as upstream finds them: forward what can be reached, backward what still matters."""
+    chain = [harmonics]
+    for k in range(num_layers):
+        wanted = allowed if k < num_layers - 1 else (INVARIANT,)
+        chain.append(tuple(out for out in wanted if any(couples(a, b, out) for a in chain[-1] for b in harmonics)))
+    for k in range(num_layers - 1, -1, -1):
+        after = chain[k + 1]
+        chain[k] = tuple(a for a in chain[k] if any(couples(a, b, out) for b in harmonics for out in after))
+    return tuple(chain)
+
+
+def read_layer(
+    tensors: Tensors,
+    prefix: str,
+    track: TensorTrack,
+    k: int,
+    num_channels: int,
+    coupled: bool,
+    latent: Mlp,
+    tolerance: float,
+) -> Layer:
+    """The tensor product of layer k, the tensors `prefix` (upstream's Contracter), with its latent MLP.
+
+    `coupled`: whether each channel has its own path weights (tp_path_channel_coupling). The stored Wigner 3j symbols
+    are compared with the project's own.
+    """
+    first, out, harmonics = track.chain[k], track.chain[k + 1], track.harmonics
+    paths = tensor_product_paths(first, harmonics, out)
+    coefficients = np.zeros((len(paths), total_dim(first), total_dim(harmonics), total_dim(out)))
+    slices = component_slices(first), component_slices(harmonics), component_slices(out)
+    for p, path in enumerate(paths):
+        degrees = first[path.first].degree, harmonics[path.second].degree, out[path.out].degree
+        coefficients[p, slices[0][path.first], slices[1][path.second], slices[2][path.out]] = product_coefficients(
+            *degrees
+        )
+    stored_shape = tensors.shape(f"{prefix}.w3j")
+    if len(stored_shape) == (3 if len(paths) > 1 else 2):  # every path couples equal components only
+        diagonal = np.einsum("piik->pik", coefficients) if total_dim(first) == total_dim(harmonics) else coefficients
+        if np.count_nonzero(diagonal) != np.count_nonzero(coefficients):
+            raise CheckpointImportError(
+                f"{prefix}.w3j has shape {stored_shape}, but its paths couple unequal components"
+            )
+        coefficients = diagonal
+    tensors.expect(f"{prefix}.w3j", coefficients, tolerance)
+    shape = ((num_channels,) if coupled else ()) + ((len(paths),) if len(paths) > 1 else ())
+    weights = tensors.take(f"{prefix}.weights", shape).reshape(num_channels if coupled else 1, len(paths))
+    return _in_order(track, k, np.broadcast_to(weights, (num_channels, len(paths))), latent)
+
+
+def _in_order(track: TensorTrack, k: int, weights: np.ndarray, latent: Mlp) -> Layer:
+    """The layer with the description's irreps and paths; paths the checkpoint does not have weigh zero."""
+    chain = irreps_chain(track.l_max, track.parity, len(track.chain) - 1)
+    first, out, harmonics = chain[k], chain[k + 1], harmonic_irreps(track.l_max)
+    own_first, own_out = track.chain[k], track.chain[k + 1]
+    own = {
+        (own_first[path.first], track.harmonics[path.second], own_out[path.out]): p
+        for p, path in enumerate(tensor_product_paths(own_first, track.harmonics, own_out))
+    }
+    paths = tensor_product_paths(first, harmonics, out)
+    ordered = np.zeros((len(weights), len(paths)))
+    for p, path in enumerate(paths):
+        place = own.pop((first[path.first], harmonics[path.second], out[path.out]), None)
+        if place is not None:
+            ordered[:, p] = weights[:, place]
+    assert not own, "the description's irreps contain those of every model"
+    return Layer(first, out, paths, ordered, latent)

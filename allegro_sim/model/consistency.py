@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
-from allegro_sim.model.description import ACTIVATIONS, AllegroModel, BesselEmbedding, Mlp
+from allegro_sim.model.description import ACTIVATIONS, LATENT_UPDATES, AllegroModel, BesselEmbedding, Mlp
 from allegro_sim.model.irreps import harmonic_irreps, irreps_chain, tensor_product_paths
 
 
@@ -20,25 +21,47 @@ def named_arrays(model: AllegroModel) -> Iterator[tuple[str, np.ndarray, tuple[i
     if isinstance(model.radial, BesselEmbedding):
         radial = model.radial
         center_width, neighbor_width = radial.center_types.shape[-1], radial.neighbor_types.shape[-1]
-        yield "radial/frequencies", radial.frequencies, (None,)
+        per_pair = radial.frequencies.ndim == 3
+        yield "radial/frequencies", radial.frequencies, (*pair, None) if per_pair else (None,)
         yield "radial/center_types", radial.center_types, (types, center_width)
         yield "radial/neighbor_types", radial.neighbor_types, (types, neighbor_width)
-        yield "radial/basis_linear", radial.basis_linear, (len(radial.frequencies), center_width + neighbor_width)
+        num_basis = radial.frequencies.shape[-1] + (2 if radial.with_constants else 0)
+        yield "radial/basis_linear", radial.basis_linear, (num_basis, center_width + neighbor_width)
         embedding_width = center_width + neighbor_width
     else:
         yield "radial/weights", model.radial.weights, (*pair, None, None)
         embedding_width = model.radial.weights.shape[2] if model.radial.weights.ndim == 4 else 0
-    yield from _mlp_arrays("embed_mlp", model.embed_mlp, embedding_width, scalars)
+    widths = model.scalar_widths
+    yield from _mlp_arrays("embed_mlp", model.embed_mlp, embedding_width, widths[0])
     degrees = model.l_max + 1
-    tensor_width = channels * (degrees if model.tensor_linear.shape[-1] == channels * degrees else 1)
-    yield "tensor_linear", model.tensor_linear, (scalars, tensor_width)
     environment_width = channels * model.environment_weight_irreps
-    yield "first_projection", model.first_projection, (scalars, scalars + environment_width)
+    if not model.is_legacy:
+        tensor_width = channels * (degrees if model.tensor_linear.shape[-1] == channels * degrees else 1)
+        yield "tensor_linear", model.tensor_linear, (scalars, tensor_width)
+        yield "first_projection", model.first_projection, (scalars, scalars + environment_width)
+    inputs = model.latent_inputs
     for k, layer in enumerate(model.layers):
-        yield f"layers/{k}/path_weights", layer.path_weights, (channels, len(layer.paths))
-        latent_out = scalars + (environment_width if k < model.num_layers - 1 else 0)
-        yield from _mlp_arrays(f"layers/{k}/latent", layer.latent, scalars * (k + 1) + channels, latent_out)
-    yield from _mlp_arrays("readout", model.readout, scalars * (model.num_layers + 1), 1)
+        name = f"layers/{k}"
+        yield f"{name}/path_weights", layer.path_weights, (channels, len(layer.paths))
+        latent_in = sum(widths[n] for n in inputs[k]) + channels * layer.num_invariants
+        latent_out = widths[k + 1]
+        if not model.is_legacy and k < model.num_layers - 1:
+            latent_out += environment_width
+        yield from _mlp_arrays(f"{name}/latent", layer.latent, latent_in, latent_out)
+        if layer.environment_mlp is not None:
+            width = environment_width * (2 if k == 0 else 1)
+            yield from _mlp_arrays(f"{name}/environment_mlp", layer.environment_mlp, widths[k], width)
+        for mix, count in (("environment_mix", degrees), ("mix_in", len(layer.paths)), ("mix_out", len(layer.paths))):
+            matrices = getattr(layer, mix)
+            if matrices is not None:
+                yield f"{name}/{mix}", matrices, (count, channels, channels)
+    yield from _mlp_arrays("readout", model.readout, sum(widths[n] for n in inputs[-1]), 1)
+    if model.latent_factors is not None:
+        yield "latent_factors", model.latent_factors, (model.num_layers, 2)
+    if model.latent_cutoff is not None:
+        yield "latent_cutoff/radii", model.latent_cutoff.radii, (model.num_layers + 1,)
+    if model.edge_scales is not None:
+        yield "edge_scales", model.edge_scales, pair
     for name in ("environment_norms", "edge_sum_norms", "scales", "shifts"):
         yield name, getattr(model, name), (types,)
     if model.zbl is not None:
@@ -60,16 +83,17 @@ def find_inconsistency(model: AllegroModel) -> str | None:
         return f"type names {', '.join(model.type_names)} are not all different"
     mlps = {"embed_mlp": model.embed_mlp, "readout": model.readout}
     mlps.update({f"layers/{k}/latent": layer.latent for k, layer in enumerate(model.layers)})
+    mlps.update(
+        {f"layers/{k}/environment_mlp": m for k, layer in enumerate(model.layers) if (m := layer.environment_mlp)}
+    )
     for name, mlp in mlps.items():
         if mlp.activation not in ACTIVATIONS:
             return f"activation {mlp.activation!r} of '{name}' is not one of {', '.join(ACTIVATIONS)}"
         if not mlp.weights:
             return f"'{name}' has no weights"
-    chain = irreps_chain(model.l_max, model.parity, model.num_layers)
-    for k, layer in enumerate(model.layers):
-        expected = (chain[k], chain[k + 1], tensor_product_paths(chain[k], harmonic_irreps(model.l_max), chain[k + 1]))
-        if (layer.irreps_in, layer.irreps_out, layer.paths) != expected:
-            return f"irreps or paths of 'layers/{k}' are not those of l_max {model.l_max}, parity {model.parity}"
+    problem = _wrong_stage(model) or _wrong_layer(model)
+    if problem is not None:
+        return problem
     for name, array, shape in named_arrays(model):
         fits = array.ndim == len(shape) and all(
             found > 0 and expected in (None, found) for found, expected in zip(array.shape, shape, strict=True)
@@ -81,4 +105,53 @@ def find_inconsistency(model: AllegroModel) -> str | None:
             return f"'{name}' holds values that are not finite"
     if not (model.cutoffs > 0.0).all() or not (model.masses > 0.0).all():
         return "'cutoffs' and 'types/masses' must be positive"
+    return None
+
+
+def _wrong_layer(model: AllegroModel) -> str | None:
+    """Irreps or paths that are not those upstream makes of the hyperparameters."""
+    harmonics = harmonic_irreps(model.l_max, model.so3)
+    wrong = 0
+    for narrowing in (False, True) if model.is_legacy else (False,):
+        chain = irreps_chain(model.l_max, model.parity, model.num_layers, so3=model.so3, narrowing=narrowing)
+        expected = [(a, b, tensor_product_paths(a, harmonics, b)) for a, b in pairwise(chain)]
+        found = [(layer.irreps_in, layer.irreps_out, layer.paths) for layer in model.layers]
+        if found == expected:
+            return None
+        wrong = max(wrong, next(k for k in range(model.num_layers) if found[k] != expected[k]))
+    return f"irreps or paths of 'layers/{wrong}' are not those of l_max {model.l_max}, parity {model.parity}"
+
+
+def _wrong_stage(model: AllegroModel) -> str | None:
+    """Stages that only one generation has, and options that belong together."""
+    if model.generation not in ("current", "legacy"):
+        return f"generation {model.generation!r} is not one of current, legacy"
+    if model.latent_update not in LATENT_UPDATES:
+        return f"latent_update {model.latent_update!r} is not one of {', '.join(LATENT_UPDATES)}"
+    if (model.latent_update == "residual") != (model.latent_factors is not None):
+        return "'latent_factors' belong to the latent_update 'residual', and to no other"
+    if model.latent_cutoff is not None and model.latent_cutoff.kind not in ("polynomial", "cosine"):
+        return f"the latent cutoff {model.latent_cutoff.kind!r} is not one of polynomial, cosine"
+    if model.is_legacy:
+        if model.tensor_linear.size or model.first_projection.size:
+            return "'tensor_linear' and 'first_projection' belong to the current generation"
+        if model.scalar_widths[-1] != model.num_scalar_features:
+            return f"'layers/{model.num_layers - 1}/latent' gives {model.scalar_widths[-1]} scalar features"
+    else:
+        if model.so3 or not model.self_edge or model.latent_update != "concatenate":
+            return "so3, self_edge and latent_update are options of the legacy generation"
+        if model.latent_cutoff is not None or model.edge_scales is not None:
+            return "'latent_cutoff' and 'edge_scales' are stages of the legacy generation"
+    for k, layer in enumerate(model.layers):
+        if (layer.environment_mlp is not None) != model.is_legacy:
+            return f"'layers/{k}/environment_mlp' belongs to the legacy generation, and to no other"
+        mixed = any(mix is not None for mix in (layer.environment_mix, layer.mix_in, layer.mix_out))
+        if (mixed or layer.separate_paths) and not model.is_legacy:
+            return f"'layers/{k}' mixes channels, which only the legacy generation does"
+        if layer.separate_paths and (layer.mix_out is None) != (k == model.num_layers - 1):
+            return f"'layers/{k}' keeps its paths apart: 'mix_out' is needed in all layers but the last"
+        if layer.mix_out is not None and not layer.separate_paths:
+            return f"'layers/{k}' has 'mix_out', but does not keep its paths apart"
+        if layer.environment_mix is not None and not model.self_edge:
+            return f"'layers/{k}' has 'environment_mix', but each edge sees an environment of its own"
     return None

@@ -1,9 +1,21 @@
 """An Allegro model as plain data: hyperparameters and weights, every normalisation folded into the weights.
 
 This is what the importer makes, the HDF5 weight file stores, and every potential computes from. Arrays are float64;
-`trained_dtype` says what the checkpoint held. Index letters: t type, u tensor channel, s scalar feature, p path,
-l degree. Widths: S scalar features, U tensor channels, D two-body embedding, nt types,
+`trained_dtype` says what the checkpoint held. Index letters: t type, u and v tensor channels, s scalar feature, p path,
+l degree. Widths: S scalar features, U tensor channels, D two-body embedding, nt types, P paths of a layer,
 nir = l_max + 1 irreps of the harmonics.
+
+One class describes both generations: the stages are the same, and a model says of each how it is made. Fields with a
+default are stages that the current generation (nequip-allegro since 0.5) does not have, at the value that means so; a
+model of the legacy generation (allegro 0.2 and 0.3) sets them, and `Layer.environment_mlp` stands where the current one
+has `tensor_linear` and `first_projection`. In order, for an edge z = (i, j):
+
+    s_0 = u_0 MLP_embed(radial);   w, env_0 = MLP_env_0(s_0)                                   V_0 = w Y
+    A_i = norm sum_z env_k Y, mixed by environment_mix;  without self_edge each z sees A_i less its own term
+    T_p[v] = w_p[v] (W3J_p (mix_in_p V_k)[v] A[v])     V_{k+1} = sum_p mix_out_p T_p (or sum_p T_p)
+    invariants: V_{k+1}[u,0], or (separate_paths) T_p[u] of every p into 0e, column u n + p
+    s_{k+1} from u_{k+1} MLP_k(s.., invariants) by latent_update;  env_{k+1} = MLP_env_{k+1}(s_{k+1})
+    e_z = edge_scales[t_i, t_j] MLP_readout(s_L)
 """
 
 from __future__ import annotations
@@ -15,6 +27,10 @@ import numpy as np
 from allegro_sim.model.irreps import Irrep, Path
 
 ACTIVATIONS = ("identity", "silu", "mish", "gelu", "ssp", "tanh", "sigmoid", "softplus")
+LATENT_UPDATES = ("concatenate", "residual", "replace")
+"""How s_{k+1} follows from n = u_{k+1} MLP_k(...). concatenate: s_{k+1} = n, and later MLPs take s_0 .. s_{k+1} all;
+residual: s_{k+1} = latent_factors[k,0] s_k + latent_factors[k,1] n; replace: s_{k+1} = n; these two take the last s."""
+
 JUMPING_ACTIVATIONS = ("sigmoid", "softplus")
 """f(0) != 0: the energy jumps where an edge crosses its cutoff (upstream's models do the same)."""
 
@@ -32,13 +48,19 @@ class Mlp:
 
 @dataclass(frozen=True)
 class BesselEmbedding:
-    """h = concat(C[t_i], N[t_j]) * (b @ basis_linear), b_n = w_n sinc(w_n x) u_p(x), sinc(y) = sin(pi y)/(pi y)."""
+    """h = concat(C[t_i], N[t_j]) * (b @ basis_linear), b_n = w_n sinc(w_n x) u_p(x), sinc(y) = sin(pi y)/(pi y).
 
-    frequencies: np.ndarray  # (num_bessels,) w_n
+    with_constants: two more functions end the basis, u_p(x) and 1. So the input of the two-body MLP of allegro 0.2 has
+    this form too, concat(onehot(t_i), (b - mean) * factor, onehot(t_j)): with C = [identity | ones] and N = identity,
+    1 gives the one-hot columns and u_p the means.
+    """
+
+    frequencies: np.ndarray  # (num_bessels,) w_n; or (nt, nt, num_bessels), of each ordered pair of types
     cutoff_exponent: float  # p of the polynomial cutoff
-    center_types: np.ndarray  # (nt, D/2)
+    center_types: np.ndarray  # (nt, D/2), or any two widths that add up to D
     neighbor_types: np.ndarray  # (nt, D/2)
-    basis_linear: np.ndarray  # (num_bessels, D)
+    basis_linear: np.ndarray  # (num_bessels, D), or (num_bessels + 2, D) with_constants
+    with_constants: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,6 +72,15 @@ class SplineEmbedding:
 
 
 @dataclass(frozen=True)
+class LatentCutoff:
+    """u_k of the length of an edge, a factor on the output of MLP k. An edge with d >= radii[k] is no part of A_k."""
+
+    kind: str  # "polynomial": u_p(d / radii[k]); "cosine": (1 + cos(pi (d - c) / (radii[k] - c))) / 2 from c on
+    parameter: float  # p, or c / radii[k]
+    radii: np.ndarray  # (L + 1,) Å, of s_0 .. s_L; none is larger than the one before
+
+
+@dataclass(frozen=True)
 class Layer:
     """One Allegro layer: tensor product of V_k with the environment of the centre, then the latent MLP."""
 
@@ -58,6 +89,16 @@ class Layer:
     paths: tuple[Path, ...]  # indices into irreps_in, the harmonics' irreps, irreps_out
     path_weights: np.ndarray  # (U, num_paths); the factor sqrt(2 l_out + 1) is NOT in them, it belongs to the product
     latent: Mlp  # in (k + 1) S + U, out S + (U nir or U), last layer S
+    environment_mlp: Mlp | None = None  # s_k -> env_k (U nir or U), preceded by w for k = 0
+    environment_mix: np.ndarray | None = None  # (nir, U, U): A'[v,lm] = sum_u environment_mix[l,u,v] A[u,lm]
+    mix_in: np.ndarray | None = None  # (P, U, U): (mix_in_p V)[v] = sum_u mix_in[p,u,v] V[u]
+    mix_out: np.ndarray | None = None  # (P, U, U): V_{k+1}[v] = sum_p sum_u mix_out[p,u,v] T_p[u]
+    separate_paths: bool = False  # invariants are those of every path; the last layer then forms no V_L
+
+    @property
+    def num_invariants(self) -> int:
+        """Invariants of a channel: one, or as many as there are paths into 0e (the first of irreps_out)."""
+        return sum(path.out == 0 for path in self.paths) if self.separate_paths else 1
 
 
 @dataclass(frozen=True)
@@ -71,7 +112,7 @@ class Zbl:
 
 @dataclass(frozen=True)
 class AllegroModel:
-    """A model of the current generation. Energies eV, lengths Å."""
+    """A model of either generation (see the text above). Energies eV, lengths Å."""
 
     type_names: tuple[str, ...]
     atomic_numbers: np.ndarray  # (nt,) int64: element of each type
@@ -79,23 +120,29 @@ class AllegroModel:
     cutoffs: np.ndarray  # (nt, nt) Å, [type of centre, type of neighbour]
     l_max: int
     parity: bool
-    num_scalar_features: int
+    num_scalar_features: int  # of s_L, and of all others unless `latent_update` is "concatenate" in a legacy model
     num_tensor_features: int
     trained_dtype: str  # "float32" or "float64"
     radial: BesselEmbedding | SplineEmbedding
     embed_mlp: Mlp  # D -> S
-    tensor_linear: np.ndarray  # (S, U nir) or (S, U): w of V_0[z,u,lm] = w[z, u nir + l] Y[z,lm]
-    first_projection: np.ndarray  # (S, S + U nir) or (S, S + U): s_0 and the first environment weights
+    tensor_linear: np.ndarray  # (S, U nir) or (S, U), legacy (S, 0): w of V_0[z,u,lm] = w[z, u nir + l] Y[z,lm]
+    first_projection: np.ndarray  # (S, S + U nir) or (S, S + U), legacy (S, 0): s_0 and the first environment weights
     individual_irreps: bool  # environment: True, one weight per channel and irrep (nir of them); False, one per channel
     layers: tuple[Layer, ...]
-    readout: Mlp  # S (L + 1) -> 1
+    readout: Mlp  # S (L + 1) -> 1; legacy: S -> 1, of s_L alone
     environment_norms: np.ndarray  # (nt,) 1/sqrt(N_avg), by type of the centre
     edge_sum_norms: np.ndarray  # (nt,) 1/sqrt(2 N_avg), by type of the centre
     scales: np.ndarray  # (nt,) ones where absent
     shifts: np.ndarray  # (nt,) eV, zeros where absent
     zbl: Zbl | None = None
-    generation: str = "current"
+    generation: str = "current"  # or "legacy"
     hyperparameters: dict = field(default_factory=dict)  # upstream's own configuration, kept as it was found
+    so3: bool = False  # all harmonics count as even under inversion
+    self_edge: bool = True  # the environment that an edge sees contains the edge itself
+    latent_update: str = "concatenate"  # one of LATENT_UPDATES
+    latent_factors: np.ndarray | None = None  # (L, 2), of "residual"
+    latent_cutoff: LatentCutoff | None = None
+    edge_scales: np.ndarray | None = None  # (nt, nt), by type of centre and neighbour
 
     @property
     def num_types(self) -> int:
@@ -106,8 +153,30 @@ class AllegroModel:
         return len(self.layers)
 
     @property
+    def is_legacy(self) -> bool:
+        """Whether the model is of the legacy generation: its environment weights come from MLPs of their own."""
+        return self.generation == "legacy"
+
+    @property
+    def scalar_widths(self) -> tuple[int, ...]:
+        """Widths of s_0 .. s_L."""
+        if not self.is_legacy:
+            return (self.num_scalar_features,) * (self.num_layers + 1)
+        return tuple(mlp.weights[-1].shape[1] for mlp in (self.embed_mlp, *(layer.latent for layer in self.layers)))
+
+    @property
+    def latent_inputs(self) -> tuple[tuple[int, ...], ...]:
+        """Which of s_0 .. s_k go into each latent MLP k, and last of all into the readout."""
+        if self.latent_update != "concatenate":
+            return tuple((k,) for k in range(self.num_layers + 1))
+        into_latents = [tuple(range(k + 1)) for k in range(self.num_layers)]
+        return (*into_latents, (self.num_layers,) if self.is_legacy else tuple(range(self.num_layers + 1)))
+
+    @property
     def tensor_weight_irreps(self) -> int:
-        """Weights per channel from `tensor_linear`: l_max + 1, or 1 where all degrees share one."""
+        """Weights per channel of V_0: l_max + 1, or 1 where all degrees share one."""
+        if self.is_legacy:
+            return self.environment_weight_irreps
         return self.tensor_linear.shape[1] // self.num_tensor_features
 
     @property

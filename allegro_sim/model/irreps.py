@@ -46,9 +46,9 @@ class Path:
 INVARIANT = Irrep(0, 1)
 
 
-def harmonic_irreps(l_max: int) -> tuple[Irrep, ...]:
-    """Irreps of the spherical harmonics of degree 0..l_max: parity (-1)^l."""
-    return tuple(Irrep(degree, (-1) ** degree) for degree in range(l_max + 1))
+def harmonic_irreps(l_max: int, so3: bool = False) -> tuple[Irrep, ...]:
+    """Irreps of the spherical harmonics of degree 0..l_max: parity (-1)^l, or even all (so3: inversion is ignored)."""
+    return tuple(Irrep(degree, 1 if so3 else (-1) ** degree) for degree in range(l_max + 1))
 
 
 def couples(first: Irrep, second: Irrep, out: Irrep) -> bool:
@@ -57,20 +57,27 @@ def couples(first: Irrep, second: Irrep, out: Irrep) -> bool:
     return triangle and first.parity * second.parity == out.parity
 
 
-def irreps_chain(l_max: int, parity: bool, num_layers: int) -> tuple[tuple[Irrep, ...], ...]:
+def irreps_chain(
+    l_max: int, parity: bool, num_layers: int, *, so3: bool = False, narrowing: bool = False
+) -> tuple[tuple[Irrep, ...], ...]:
     """Irreps T_0 .. T_L of the tensor features before, between and after the L layers.
 
     Forward: T_k (0 < k < L) is every allowed irrep that T_{k-1} and the harmonics reach. With `parity` both parities of
     each degree are allowed (in the order 0e, 0o, 1e, 1o, ...), without it only the harmonics' own. Backward: an irrep
     stays in T_k only if some product of it with the harmonics is in T_{k+1}.
+
+    so3: see `harmonic_irreps`. narrowing: as allegro 0.2 did, what T_{k-1} lacks is not allowed in T_k either (k > 1);
+    that matters from five layers on.
     """
-    harmonics = harmonic_irreps(l_max)
+    harmonics = harmonic_irreps(l_max, so3)
     both_parities = tuple(Irrep(degree, sign) for degree in range(l_max + 1) for sign in (1, -1))
     allowed = both_parities if parity else harmonics
     chain = [harmonics]
     for _ in range(num_layers - 1):
         before = chain[-1]
         chain.append(tuple(out for out in allowed if any(couples(a, b, out) for a in before for b in harmonics)))
+        if narrowing:
+            allowed = chain[-1]
     chain.append((INVARIANT,))
     for k in range(num_layers - 1, -1, -1):
         after = chain[k + 1]

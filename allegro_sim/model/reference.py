@@ -14,6 +14,8 @@ Everything else the project computes is tested against this. The stages are in `
     e_z = MLP_readout(s_0, .., s_L);   E_i = shift_i + scale_i norm_i / sqrt(2) sum_z e_z + ZBL
 
 Index letters: i centre, j neighbour, z edge, u tensor channel, s scalar feature, m component of the harmonics, p path.
+That is the current generation; models of the legacy one go through the same stages in the order of
+`reference_legacy.py`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import numpy as np
 
 from allegro_sim.model import reference_geometry as geometry
 from allegro_sim.model import reference_layers as stages
+from allegro_sim.model import reference_legacy
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.model.reference_edges import brute_force_edges
 
@@ -196,8 +199,13 @@ def evaluate(
     vectors = np.asarray(vectors, np.float64).reshape(-1, 3)
     squared = (vectors[:, 0] ** 2 + vectors[:, 1] ** 2) + vectors[:, 2] ** 2
     inside = squared < model.cutoffs[types[centers], types[neighbors]] ** 2
-    trace = forward(model, types, centers[inside], neighbors[inside], vectors[inside])
+    edges = centers[inside], neighbors[inside], vectors[inside]
     edge_gradients = np.zeros_like(vectors)
+    if model.is_legacy:
+        legacy_trace = reference_legacy.forward(model, types, *edges)
+        edge_gradients[inside] = reference_legacy.backward(model, legacy_trace)
+        return Reference(legacy_trace.energies, edge_gradients)
+    trace = forward(model, types, *edges)
     edge_gradients[inside] = backward(model, trace)
     return Reference(trace.energies, edge_gradients)
 

@@ -121,10 +121,15 @@ def bessel_forward(
 ) -> np.ndarray:
     """h (Z, D) = concat(C[t_i], N[t_j]) * (b @ basis_linear),  b_n = w_n sinc(w_n x) u_p(x).
 
-    x (Z,) = d / cutoff; types (Z,) of centre and neighbour; sinc(y) = sin(pi y) / (pi y).
+    x (Z,) = d / cutoff; types (Z,) of centre and neighbour; sinc(y) = sin(pi y) / (pi y). With constants, u_p(x) and 1
+    follow the b_n.
     """
-    waves = embedding.frequencies * np.sinc(embedding.frequencies * x[:, None])
-    basis = waves * polynomial_cutoff_forward(x, embedding.cutoff_exponent)[:, None]
+    frequencies = _frequencies(embedding, center_types, neighbor_types)
+    waves = frequencies * np.sinc(frequencies * x[:, None])
+    cutoff = polynomial_cutoff_forward(x, embedding.cutoff_exponent)[:, None]
+    basis = waves * cutoff
+    if embedding.with_constants:
+        basis = np.hstack([basis, cutoff, np.ones_like(cutoff)])
     return _pair_embedding(embedding, center_types, neighbor_types) * (basis @ embedding.basis_linear)
 
 
@@ -133,13 +138,24 @@ def bessel_backward(
 ) -> np.ndarray:
     """dE/dx (Z,);  d sinc(y)/dy = (cos(pi y) - sinc(y)) / y."""
     grad_basis = (grad_h * _pair_embedding(embedding, center_types, neighbor_types)) @ embedding.basis_linear.T
-    frequencies = embedding.frequencies
+    grad_cutoff = np.zeros_like(x)
+    if embedding.with_constants:
+        grad_basis, grad_cutoff = grad_basis[:, :-2], grad_basis[:, -2]
+    frequencies = _frequencies(embedding, center_types, neighbor_types)
     phase = frequencies * x[:, None]
     waves = frequencies * np.sinc(phase)
     wave_slopes = frequencies**2 * (np.cos(np.pi * phase) - np.sinc(phase)) / phase
     cutoff = polynomial_cutoff_forward(x, embedding.cutoff_exponent)
-    through_cutoff = polynomial_cutoff_backward((grad_basis * waves).sum(axis=1), x, embedding.cutoff_exponent)
+    grad_cutoff = grad_cutoff + (grad_basis * waves).sum(axis=1)
+    through_cutoff = polynomial_cutoff_backward(grad_cutoff, x, embedding.cutoff_exponent)
     return (grad_basis * wave_slopes).sum(axis=1) * cutoff + through_cutoff
+
+
+def _frequencies(embedding: BesselEmbedding, center_types: np.ndarray, neighbor_types: np.ndarray) -> np.ndarray:
+    """w_n: (num_bessels,), or (Z, num_bessels) where each pair of types has its own."""
+    if embedding.frequencies.ndim == 1:
+        return embedding.frequencies
+    return embedding.frequencies[center_types, neighbor_types]
 
 
 def _pair_embedding(embedding: BesselEmbedding, center_types: np.ndarray, neighbor_types: np.ndarray) -> np.ndarray:

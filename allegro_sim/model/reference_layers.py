@@ -141,7 +141,7 @@ def tensor_product_forward(layer: Layer, v: np.ndarray, environment: np.ndarray,
     irreps_out). The edge is itself a part of A.
     """
     out = np.zeros((*v.shape[:2], total_dim(layer.irreps_out)))
-    for weights, a, m, c, coefficients in _couplings(layer, l_max):
+    for weights, a, m, c, coefficients in couplings(layer, l_max):
         product = np.einsum("amc,zua,zum->zuc", coefficients, v[:, :, a], environment[:, :, m], optimize=True)
         out[:, :, c] += weights[:, None] * product
     return out
@@ -152,14 +152,14 @@ def tensor_product_backward(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(dE/dV_k (Z, U, dim in), dE/d(A of each edge's centre) (Z, U, M)) from dE/dV_{k+1}."""
     grad_v, grad_environment = np.zeros_like(v), np.zeros_like(environment)
-    for weights, a, m, c, coefficients in _couplings(layer, l_max):
+    for weights, a, m, c, coefficients in couplings(layer, l_max):
         grad = weights[:, None] * grad_out[:, :, c]
         grad_v[:, :, a] += np.einsum("amc,zuc,zum->zua", coefficients, grad, environment[:, :, m], optimize=True)
         grad_environment[:, :, m] += np.einsum("amc,zuc,zua->zum", coefficients, grad, v[:, :, a], optimize=True)
     return grad_v, grad_environment
 
 
-def _couplings(layer: Layer, l_max: int):
+def couplings(layer: Layer, l_max: int):
     """For each path: weights (U,), slices of V_k, harmonics and V_{k+1}, coefficients (2l1+1, 2l2+1, 2l3+1)."""
     harmonics = harmonic_irreps(l_max)
     slices_in, slices_harmonics = component_slices(layer.irreps_in), component_slices(harmonics)

@@ -6,13 +6,22 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from allegro_sim.errors import ModelFileError, OutputError
 from allegro_sim.model.consistency import find_inconsistency, named_arrays
-from allegro_sim.model.description import AllegroModel, BesselEmbedding, Layer, Mlp, SplineEmbedding, Zbl
+from allegro_sim.model.description import (
+    AllegroModel,
+    BesselEmbedding,
+    LatentCutoff,
+    Layer,
+    Mlp,
+    SplineEmbedding,
+    Zbl,
+)
 from allegro_sim.model.hdf5_fields import (
     LIBRARY_VERSIONS,
     FieldReader,
@@ -26,7 +35,8 @@ from allegro_sim.model.irreps import Path as TensorPath
 from allegro_sim.model.self_check import SelfCheck
 
 FORMAT = "allegro-sim-model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 added the stages of the legacy generation; models of the current one are written as version 1 still."""
 
 _HYPERPARAMETERS: dict[str, type] = {
     "generation": str,
@@ -38,7 +48,20 @@ _HYPERPARAMETERS: dict[str, type] = {
     "individual_irreps": bool,
     "trained_dtype": str,
 }
-_NOT_WEIGHTS = ("types/", "cutoffs", "zbl/", "environment_norms", "edge_sum_norms", "scales", "shifts")
+_LEGACY_HYPERPARAMETERS: dict[str, type] = {"so3": bool, "self_edge": bool, "latent_update": str}
+_LEGACY_ARRAYS = ("latent_factors", "edge_scales")
+_LEGACY_LAYER_ARRAYS = ("environment_mix", "mix_in", "mix_out")
+_NOT_WEIGHTS = (
+    "types/",
+    "cutoffs",
+    "zbl/",
+    "environment_norms",
+    "edge_sum_norms",
+    "scales",
+    "shifts",
+    "latent_cutoff/",
+    "latent_factors",
+)
 
 
 def save_model(
@@ -109,6 +132,9 @@ def summary(model: AllegroModel) -> dict:
     bessel = isinstance(model.radial, BesselEmbedding)
     return {
         "generation": model.generation,
+        "so3": model.so3,
+        "self_edge": model.self_edge,
+        "latent_update": model.latent_update,
         "type_names": list(model.type_names),
         "atomic_numbers": [int(number) for number in model.atomic_numbers],
         "masses": [float(mass) for mass in model.masses],
@@ -146,8 +172,8 @@ def count_weights(model: AllegroModel) -> int:
 
 def _write_model(file: h5py.File, model: AllegroModel) -> None:
     write_attribute(file, "format", FORMAT)
-    write_attribute(file, "format_version", FORMAT_VERSION)
-    for name in _HYPERPARAMETERS:
+    write_attribute(file, "format_version", FORMAT_VERSION if model.is_legacy else 1)
+    for name in (*_HYPERPARAMETERS, *(_LEGACY_HYPERPARAMETERS if model.is_legacy else ())):
         write_attribute(file, name, getattr(model, name))
     write_texts(file, "types/names", model.type_names)
     for name, array, _ in named_arrays(model):
@@ -156,6 +182,8 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
     if isinstance(model.radial, BesselEmbedding):
         write_attribute(radial, "kind", "bessel")
         write_attribute(radial, "cutoff_exponent", model.radial.cutoff_exponent)
+        if model.is_legacy:
+            write_attribute(radial, "with_constants", model.radial.with_constants)
     else:
         write_attribute(radial, "kind", "spline")
         write_attribute(radial, "span", model.radial.span)
@@ -167,10 +195,24 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
         write_attribute(group, "irreps_out", " ".join(map(str, layer.irreps_out)))
         write_array(group, "paths", np.array([(path.first, path.second, path.out) for path in layer.paths], np.int64))
         write_attribute(group["latent"], "activation", layer.latent.activation)
+        if layer.environment_mlp is not None:
+            write_attribute(group["environment_mlp"], "activation", layer.environment_mlp.activation)
+            write_attribute(group, "separate_paths", layer.separate_paths)
+            _write_stages(group, layer, _LEGACY_LAYER_ARRAYS)
+    if model.is_legacy:
+        _write_stages(file, model, (*_LEGACY_ARRAYS, "latent_cutoff"))
+    if model.latent_cutoff is not None:
+        write_attribute(file["latent_cutoff"], "kind", model.latent_cutoff.kind)
+        write_attribute(file["latent_cutoff"], "parameter", model.latent_cutoff.parameter)
     if model.zbl is not None:
         write_attribute(file["zbl"], "coulomb", model.zbl.coulomb)
         write_attribute(file["zbl"], "cutoff_exponent", model.zbl.cutoff_exponent)
     write_texts(file, "hyperparameters", [json.dumps(model.hyperparameters, sort_keys=True, default=str)])
+
+
+def _write_stages(group: h5py.Group, part: AllegroModel | Layer, names: tuple[str, ...]) -> None:
+    """The attribute `stages`: which of the optional parts there are, so that one that was lost is noticed."""
+    write_attribute(group, "stages", " ".join(name for name in names if getattr(part, name) is not None))
 
 
 def _write_self_check(group: h5py.Group, check: SelfCheck) -> None:
@@ -205,6 +247,11 @@ def _checked_reader(path: Path, file: h5py.File) -> FieldReader:
 def _read_model(reader: FieldReader) -> AllegroModel:
     hyperparameters = {name: reader.attribute(name, kind) for name, kind in _HYPERPARAMETERS.items()}
     num_layers = hyperparameters.pop("num_layers")
+    legacy = hyperparameters["generation"] == "legacy"
+    if legacy:
+        hyperparameters.update(_read_legacy_stages(reader))
+    embed_mlp = _read_mlp(reader.group("embed_mlp"))
+    no_columns = np.zeros((embed_mlp.weights[-1].shape[-1] if embed_mlp.weights else 0, 0))
     types = reader.group("types")
     layers = reader.group("layers")
     return AllegroModel(
@@ -213,11 +260,11 @@ def _read_model(reader: FieldReader) -> AllegroModel:
         atomic_numbers=types.array("atomic_numbers", np.int64),
         masses=types.array("masses"),
         cutoffs=reader.array("cutoffs"),
-        radial=_read_radial(reader.group("radial")),
-        embed_mlp=_read_mlp(reader.group("embed_mlp")),
-        tensor_linear=reader.array("tensor_linear"),
-        first_projection=reader.array("first_projection"),
-        layers=tuple(_read_layer(layers.group(str(k))) for k in range(num_layers)),
+        radial=_read_radial(reader.group("radial"), legacy),
+        embed_mlp=embed_mlp,
+        tensor_linear=no_columns if legacy else reader.array("tensor_linear"),
+        first_projection=no_columns if legacy else reader.array("first_projection"),
+        layers=tuple(_read_layer(layers.group(str(k)), legacy) for k in range(num_layers)),
         readout=_read_mlp(reader.group("readout")),
         environment_norms=reader.array("environment_norms"),
         edge_sum_norms=reader.array("edge_sum_norms"),
@@ -228,6 +275,19 @@ def _read_model(reader: FieldReader) -> AllegroModel:
     )
 
 
+def _read_legacy_stages(reader: FieldReader) -> dict[str, Any]:
+    """What only models of the legacy generation have."""
+    fields: dict[str, Any] = {name: reader.attribute(name, kind) for name, kind in _LEGACY_HYPERPARAMETERS.items()}
+    stages = reader.attribute("stages", str).split()
+    fields.update({name: reader.array(name) for name in _LEGACY_ARRAYS if name in stages})
+    if "latent_cutoff" in stages:
+        group = reader.group("latent_cutoff")
+        fields["latent_cutoff"] = LatentCutoff(
+            group.attribute("kind", str), group.attribute("parameter", float), group.array("radii")
+        )
+    return fields
+
+
 def _read_hyperparameters(reader: FieldReader) -> dict:
     try:
         return json.loads(reader.texts("hyperparameters")[0])
@@ -235,7 +295,7 @@ def _read_hyperparameters(reader: FieldReader) -> dict:
         raise ModelFileError(f"{reader.path}: '/hyperparameters' is not JSON text ({error}).") from error
 
 
-def _read_radial(reader: FieldReader) -> BesselEmbedding | SplineEmbedding:
+def _read_radial(reader: FieldReader, legacy: bool) -> BesselEmbedding | SplineEmbedding:
     kind = reader.attribute("kind", str)
     if kind == "spline":
         return SplineEmbedding(reader.array("weights"), reader.attribute("span", int))
@@ -249,6 +309,7 @@ def _read_radial(reader: FieldReader) -> BesselEmbedding | SplineEmbedding:
         center_types=reader.array("center_types"),
         neighbor_types=reader.array("neighbor_types"),
         basis_linear=reader.array("basis_linear"),
+        with_constants=legacy and reader.attribute("with_constants", bool),
     )
 
 
@@ -257,7 +318,7 @@ def _read_mlp(reader: FieldReader) -> Mlp:
     return Mlp(tuple(reader.array(str(n)) for n in range(count)), reader.attribute("activation", str))
 
 
-def _read_layer(reader: FieldReader) -> Layer:
+def _read_layer(reader: FieldReader, legacy: bool) -> Layer:
     try:
         irreps_in, irreps_out = (
             tuple(Irrep.parse(text) for text in reader.attribute(name, str).split())
@@ -268,12 +329,19 @@ def _read_layer(reader: FieldReader) -> Layer:
     paths = reader.array("paths", np.int64)
     if paths.ndim != 2 or paths.shape[1] != 3:
         raise ModelFileError(f"{reader.path}: '{reader.name}/paths' has shape {paths.shape}; expected (paths, 3).")
+    stages: dict[str, Any] = {}
+    if legacy:
+        present = reader.attribute("stages", str).split()
+        stages = {name: reader.array(name) for name in _LEGACY_LAYER_ARRAYS if name in present}
+        stages["environment_mlp"] = _read_mlp(reader.group("environment_mlp"))
+        stages["separate_paths"] = reader.attribute("separate_paths", bool)
     return Layer(
         irreps_in=irreps_in,
         irreps_out=irreps_out,
         paths=tuple(TensorPath(*map(int, row)) for row in paths),
         path_weights=reader.array("path_weights"),
         latent=_read_mlp(reader.group("latent")),
+        **stages,
     )
 
 

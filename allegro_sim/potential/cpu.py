@@ -51,6 +51,7 @@ class CpuPotential:
         radial functions and harmonics are float64 in all of them, as are energies; forces are summed in fixed point
     threads : int >= 1, or None: as many as this process may use
     chunk_edges : int >= 1, or None: chosen to fit a core's cache; the results do not depend on it
+    chosen : why this device, for the description, where the program chose it
 
     Attributes
     ----------
@@ -66,6 +67,7 @@ class CpuPotential:
         precision: str = "single",
         threads: int | None = None,
         chunk_edges: int | None = None,
+        chosen: str = "",
     ) -> None:
         if (threads is not None and threads < 1) or (chunk_edges is not None and chunk_edges < 1):
             raise ValueError(f"threads and chunk_edges must be at least 1, found {threads} and {chunk_edges}")
@@ -83,12 +85,17 @@ class CpuPotential:
         self._chunks = np.zeros(1, np.int64)
         self._faults = np.zeros(0, np.uint8)
         self._make_workers(self.chunk_edges)
-        self.description = self._describe()
+        self.description = "; ".join(filter(None, (chosen, self._describe())))
 
     def _make_workers(self, capacity: int) -> None:
         self._capacity = capacity
         self._network, self._track = self._plan.bind(capacity)
         self._workers = [_Worker(self._plan, capacity, self._max_centers) for _ in range(self.threads)]
+
+    def workspace_bytes(self) -> int:
+        """Scratch of one thread, bytes."""
+        worker = self._workers[0]
+        return sum(array.nbytes for part in (worker.workspace, worker.edges) for array in part)
 
     def _describe(self) -> str:
         written, computed = self._plan.folded.multiply_adds

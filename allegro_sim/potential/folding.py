@@ -2,8 +2,7 @@
 
 Between two activations everything is linear, so layers in a row can be one matrix:
 - the two-body basis (per ordered pair of types, the Bessel linear times the types' embedding, or the spline weights)
-with the
-  first layer of the embedding MLP;
+  with the first layer of the embedding MLP; but not where the matrices of all pairs would be large (many types);
 - the embedding's last layer with both projections made from its output;
 - all layers of an MLP without an activation.
 Two neighbours are multiplied only if the product costs fewer multiply-adds an edge than the two one after the other.
@@ -12,7 +11,7 @@ All in float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +35,26 @@ class Linear:
 
 Chain = tuple[Linear, ...]
 
+PAIR_TABLE_BYTES = 32 * 2**20
+"""Most that matrices for each ordered pair of types may take, in float64; with 89 types they soon take gigabytes."""
+
+
+@dataclass(frozen=True)
+class SeparableTable:
+    """Two-body features of models with many types: h = concat(C[t_i], N[t_j]) * (b @ basis), float64.
+
+    basis (num_basis, D); center_types C (nt, Dc), neighbor_types N (nt, Dn), Dc + Dn = D.
+    """
+
+    basis: np.ndarray
+    center_types: np.ndarray
+    neighbor_types: np.ndarray
+
+    @property
+    def cost(self) -> int:
+        """Multiply-adds an edge."""
+        return self.basis.size + self.basis.shape[1]
+
 
 @dataclass(frozen=True)
 class Folded:
@@ -45,6 +64,13 @@ class Folded:
     readout: [s_0 .. s_L] -> what is summed over a centre's edges, whose product with energy_weights (width,) is the
     sum of e_z.
     multiply_adds: an edge, forward, (as the model is written, as it is computed); the tensor track is in both.
+    separable: None where embedding[0] is the table of matrices of all pairs of types, (pairs, in, out); else the
+    two-body features h, from which `embedding` then starts (its matrices are all two-dimensional).
+
+    Models of the legacy generation: embedding: basis -> s_0; latents: [s.., invariants_k] -> what s_{k+1} is made of;
+    environments: s_k -> env_k, for k = 0 -> [w | env_0]; readout: s_L -> ... With the latent_update "residual" the
+    scalar features are kept as s_k / c_k, with the factors c_k in the matrices: what a latent MLP gives, times the
+    latent cutoff, is then added as it is. Current generation: environments is empty.
     """
 
     embedding: Chain
@@ -52,6 +78,8 @@ class Folded:
     readout: Chain
     energy_weights: np.ndarray
     multiply_adds: tuple[int, int]
+    separable: SeparableTable | None = None
+    environments: tuple[Chain, ...] = ()
 
 
 def pair_basis(radial: BesselEmbedding | SplineEmbedding) -> np.ndarray:
@@ -74,6 +102,25 @@ def _as_written(mlp: Mlp) -> list[Linear]:
     ]
 
 
+def two_body_start(model: AllegroModel) -> tuple[list[Linear], SeparableTable | None]:
+    """How the embedding begins: the matrices of all pairs of types, or nothing behind a separable table."""
+    radial, num_pairs = model.radial, model.num_types**2
+    if isinstance(radial, BesselEmbedding):
+        num_basis, width = radial.basis_linear.shape
+        widest = max(width, model.embed_mlp.weights[0].shape[1])
+        if 8 * num_pairs * num_basis * widest > PAIR_TABLE_BYTES:
+            return [], SeparableTable(radial.basis_linear, radial.center_types, radial.neighbor_types)
+    return [Linear(pair_basis(radial), False)], None
+
+
+def _too_large(first: Linear, second: Linear) -> bool:
+    """Whether the product would make a table of pairs larger than it may be, and than it is."""
+    if first.matrix.ndim == 2:
+        return False
+    size = 8 * first.matrix.shape[0] * first.matrix.shape[1] * second.matrix.shape[1]
+    return size > max(PAIR_TABLE_BYTES, 8 * first.matrix.size)
+
+
 def fold(chain: list[Linear]) -> Chain:
     """Multiply neighbours without an activation between them wherever that is cheaper, the largest saving first."""
     chain = list(chain)
@@ -82,7 +129,7 @@ def fold(chain: list[Linear]) -> Chain:
         for n in range(len(chain) - 1):
             first, second = chain[n], chain[n + 1]
             saving = first.cost + second.cost - first.matrix.shape[-2] * second.matrix.shape[-1]
-            if not first.activated and saving >= 0 and saving > best:
+            if not first.activated and saving >= 0 and saving > best and not _too_large(first, second):
                 best, place = saving, n
         if place < 0:
             return tuple(chain)
@@ -92,8 +139,11 @@ def fold(chain: list[Linear]) -> Chain:
 
 def fold_model(model: AllegroModel) -> Folded:
     """Fold the linear layers of a model, and count."""
+    if model.is_legacy:
+        return _fold_legacy_model(model)
     projections = np.concatenate([model.first_projection, model.tensor_linear], axis=1)
-    embedding = [Linear(pair_basis(model.radial), False), *_as_written(model.embed_mlp), Linear(projections, False)]
+    start, separable = two_body_start(model)
+    embedding = [*start, *_as_written(model.embed_mlp), Linear(projections, False)]
     latents = [_as_written(layer.latent) for layer in model.layers]
     readout = _as_written(model.readout)
     if readout[-1].matrix.shape[1] != 1:
@@ -103,17 +153,85 @@ def fold_model(model: AllegroModel) -> Folded:
     folded_readout = fold(readout)
     computed = [linear for chain in (*chains, folded_readout) for linear in chain]
     direct, by_vectors = _tensor_costs(model)
+    two_body = 0 if separable is None else separable.cost
     return Folded(
         embedding=chains[0],
         latents=tuple(chains[1:]),
         readout=folded_readout[:-1],
         energy_weights=folded_readout[-1].matrix[:, 0],
         multiply_adds=(
-            sum(linear.cost for linear in written) + direct,
+            sum(linear.cost for linear in written) + two_body + direct,
             # The last layer of the readout acts on the sum over edges.
-            sum(linear.cost for linear in computed) - folded_readout[-1].cost + by_vectors,
+            sum(linear.cost for linear in computed) + two_body - folded_readout[-1].cost + by_vectors,
+        ),
+        separable=separable,
+    )
+
+
+def _fold_legacy_model(model: AllegroModel) -> Folded:
+    """The legacy generation's chains; see `Folded`."""
+    start, separable = two_body_start(model)
+    factors = residual_scales(model)
+    embedding = [*start, *_as_written(model.embed_mlp)]
+    latents, environments = [], []
+    for k, layer in enumerate(model.layers):
+        latent = _as_written(layer.latent)
+        if model.latent_factors is not None:
+            width = model.scalar_widths[k]
+            first, last = latent[0].matrix.copy(), len(latent) - 1
+            first[:width] *= factors[k]
+            latent[0] = Linear(first, latent[0].activated)
+            latent[last] = Linear(latent[last].matrix * (model.latent_factors[k, 1] / factors[k + 1]), False)
+        latents.append(latent)
+        assert layer.environment_mlp is not None
+        environments.append(_scaled_input(_as_written(layer.environment_mlp), factors[k]))
+    readout = _scaled_input(_as_written(model.readout), factors[-1])
+    if readout[-1].matrix.shape[1] != 1:
+        raise ValueError(f"the readout must end in one number an edge, not {readout[-1].matrix.shape[1]}")
+    written = [*embedding, *(linear for chain in (*latents, *environments) for linear in chain), *readout]
+    folded_readout = fold(readout)
+    folded = Folded(
+        embedding=fold(embedding),
+        latents=tuple(fold(latent) for latent in latents),
+        readout=folded_readout[:-1],
+        energy_weights=folded_readout[-1].matrix[:, 0],
+        multiply_adds=(0, 0),
+        separable=separable,
+        environments=tuple(fold(environment) for environment in environments),
+    )
+    chains = (folded.embedding, *folded.latents, *folded.environments, folded.readout)
+    tensors = (0 if separable is None else separable.cost) + _legacy_tensor_cost(model)
+    return replace(
+        folded,
+        multiply_adds=(
+            sum(linear.cost for linear in written) + tensors,
+            sum(linear.cost for chain in chains for linear in chain) + tensors,
         ),
     )
+
+
+def residual_scales(model: AllegroModel) -> np.ndarray:
+    """c_0 = 1, c_{k+1} = latent_factors[k,0] c_k, (L + 1,): scalar features are kept as s_k / c_k; else ones."""
+    if model.latent_factors is None:
+        return np.ones(model.num_layers + 1)
+    return np.cumprod([1.0, *model.latent_factors[:, 0]])
+
+
+def _scaled_input(chain: list[Linear], factor: float) -> list[Linear]:
+    return [Linear(factor * chain[0].matrix, chain[0].activated), *chain[1:]]
+
+
+def _legacy_tensor_cost(model: AllegroModel) -> int:
+    """Multiply-adds an edge of tensors on edges with their mixing."""
+    components, channels = (model.l_max + 1) ** 2, model.num_tensor_features
+    cost = components * channels
+    for layer in model.layers:
+        cost += components * channels * (1 if model.self_edge else 2)
+        for path in layer.paths:
+            first, out = layer.irreps_in[path.first], layer.irreps_out[path.out]
+            cost += int(np.count_nonzero(product_coefficients(first.degree, path.second, out.degree))) * channels
+            cost += channels**2 * ((layer.mix_in is not None) * first.dim + (layer.mix_out is not None) * out.dim)
+    return cost
 
 
 def _tensor_costs(model: AllegroModel) -> tuple[int, int]:

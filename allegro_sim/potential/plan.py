@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 
 from allegro_sim.kernels.cpu.allegro import Network, Workspace
+from allegro_sim.kernels.cpu.direct_track import DirectTrack
 from allegro_sim.kernels.cpu.edges import Edges
 from allegro_sim.kernels.cpu.harmonics import harmonic_norms, scratch_rows
-from allegro_sim.kernels.cpu.radial import BESSEL, SPLINE
+from allegro_sim.kernels.cpu.radial import BESSEL, PAIR_BESSEL, SPLINE
 from allegro_sim.kernels.cpu.simd import VECTOR_BYTES
 from allegro_sim.kernels.cpu.tensor_track import TensorTrack
 from allegro_sim.model.description import AllegroModel, BesselEmbedding, SplineEmbedding
 from allegro_sim.model.irreps import total_dim
+from allegro_sim.potential.direct import DirectPlan
 from allegro_sim.potential.folding import contraction_list, fold_model
-from allegro_sim.potential.programs import ProgramBuilder
+from allegro_sim.potential.programs import ProgramBuilder, Programs
+from allegro_sim.potential.programs_legacy import LegacyProgramBuilder
 
 
 def aligned_empty(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -32,18 +35,23 @@ def _slot_starts(l_max: int, slots: int) -> np.ndarray:
     return np.array([*(degree * degree for degree in range(slots)), ends] if slots > 1 else [0, ends], np.int64)
 
 
+_NO_BESSEL: dict[str, Any] = {"frequencies": np.empty(0), "pair_frequencies": np.empty((0, 0)), "with_constants": 0}
+
+
 def _radial_constants(radial: BesselEmbedding | SplineEmbedding) -> dict[str, Any]:
     """The fields of `Network` that describe the radial basis; those of the other kind are not read."""
-    if isinstance(radial, BesselEmbedding):
-        kind, frequencies, span, exponent = BESSEL, radial.frequencies, 0.0, float(radial.cutoff_exponent)
-    else:
-        kind, frequencies, span, exponent = SPLINE, np.empty(0), float(radial.span), 6.0
-    return {
-        "radial_kind": kind,
-        "frequencies": np.array(frequencies, np.float64),
-        "spline_span": span,
-        "cutoff_exponent": exponent,
+    if isinstance(radial, SplineEmbedding):
+        return {**_NO_BESSEL, "radial_kind": SPLINE, "spline_span": float(radial.span), "cutoff_exponent": 6.0}
+    constants = {
+        **_NO_BESSEL,
+        "spline_span": 0.0,
+        "cutoff_exponent": float(radial.cutoff_exponent),
+        "with_constants": int(radial.with_constants),
     }
+    if radial.frequencies.ndim == 1:
+        return {**constants, "radial_kind": BESSEL, "frequencies": np.array(radial.frequencies, np.float64)}
+    by_pair = np.ascontiguousarray(radial.frequencies.reshape(-1, radial.frequencies.shape[-1]), np.float64)
+    return {**constants, "radial_kind": PAIR_BESSEL, "pair_frequencies": by_pair}
 
 
 class Plan:
@@ -58,11 +66,21 @@ class Plan:
     def __init__(self, model: AllegroModel, dtype: Any) -> None:
         self.model, self.dtype = model, np.dtype(dtype)
         self.folded = fold_model(model)
-        self._builder = ProgramBuilder(model, self.folded, dtype)
         self._components = (model.l_max + 1) ** 2
-        self._num_basis = self.folded.embedding[0].matrix.shape[1]
-        self._make_lists()
-        self._place_centers()
+        separable = self.folded.separable
+        self._num_basis = self.folded.embedding[0].matrix.shape[1] if separable is None else len(separable.basis)
+        self._builder: Programs
+        self._direct: DirectPlan | None = None
+        self._factors: list[tuple[int, float, float]] = []
+        if model.is_legacy:
+            self._builder = legacy = LegacyProgramBuilder(model, self.folded, dtype)
+            self._direct, self._factors = DirectPlan(model, dtype), legacy.factors
+            self._block = self._direct.block
+        else:
+            self._builder = ProgramBuilder(model, self.folded, dtype)
+            self._make_lists()
+            self._place_centers()
+            self._block = self._centers["block"]
         self._make_constants()
         feature_rows = self._builder.buffers.row_elements() + self._components + 2 * self._num_basis
         double_rows = 25 + scratch_rows(model.l_max) + 3 * self._components
@@ -159,6 +177,11 @@ class Plan:
             "zbl_numbers": np.array(zbl.atomic_numbers if zbl else np.ones(model.num_types), np.float64),
             "zbl_coulomb": float(zbl.coulomb) if zbl else 0.0,
             "zbl_exponent": float(zbl.cutoff_exponent) if zbl else 6.0,
+            "factor_kinds": np.array([kind for kind, *_ in self._factors], np.int64),
+            "factor_parameters": np.array([rest for _, *rest in self._factors], np.float64).reshape(-1, 2),
+            "edge_scales": np.array(
+                np.empty(0) if model.edge_scales is None else model.edge_scales.reshape(-1), np.float64
+            ),
         }
 
     def _columns(self, slots: int) -> np.ndarray:
@@ -169,7 +192,7 @@ class Plan:
             columns[: len(components)] = np.sqrt(components).astype(np.int64) * self._builder.channels
         return columns
 
-    def bind(self, capacity: int) -> tuple[Network, TensorTrack]:
+    def bind(self, capacity: int) -> tuple[Network, TensorTrack | DirectTrack]:
         """Constants for chunks of at most `capacity` edges (places in the workspace depend on it)."""
         model, buffers = self.model, self._builder.buffers
         table, _ = buffers.place(capacity)
@@ -177,6 +200,10 @@ class Plan:
         def place(name: str) -> np.ndarray:
             return table[buffers.number(name), :2].copy()
 
+        if self._direct is not None:
+            slots = model.environment_weight_irreps
+            direct = self._direct.bind(place, _slot_starts(model.l_max, slots), self._columns(slots))
+            return Network(buffers=table, **self._constants), direct
         layers = range(model.num_layers)
         track = TensorTrack(
             channels=self._builder.channels,
@@ -206,8 +233,9 @@ class Plan:
         _, size = self._builder.buffers.place(capacity)
         workspace = Workspace(
             features=aligned_empty(size, self.dtype),
-            centers=aligned_empty(max_centers * self._centers["block"], self.dtype),
+            centers=aligned_empty(max_centers * self._block, self.dtype),
             totals=aligned_empty((max_centers, self._builder.readout_width), np.float64),
+            tensors=aligned_empty(0 if self._direct is None else self._direct.scratch, self.dtype),
         )
         doubles = {name: aligned_empty(length, np.float64) for name in (
             "lengths", "inverse_cutoffs", "x", "radial_slopes", "cutoff", "cutoff_slopes", "pair_energies",
@@ -227,6 +255,8 @@ class Plan:
             flat_harmonics=harmonics.reshape(-1),
             basis=aligned_empty((self._num_basis, length), self.dtype),
             basis_slopes=aligned_empty((self._num_basis, length), self.dtype),
+            factors=aligned_empty((len(self._factors), length), self.dtype),
+            factor_slopes=aligned_empty((len(self._factors), length), np.float64),
             **doubles,
         )
         return workspace, edges

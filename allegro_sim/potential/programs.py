@@ -62,57 +62,28 @@ class Buffers:
         return table, at
 
 
-class ProgramBuilder:
-    """Makes all programs and packs their matrices; afterwards `forward` and `backward` hold the steps of each stage.
+class Programs:
+    """Packs matrices into steps; afterwards `forward` and `backward` hold the steps of each stage.
 
     Stages as in `kernels.cpu.allegro.evaluate_chunk`: forward[0] the embedding, forward[k + 1] the latent MLP k, the
     readout at the end of the last; backward[k] the reverse of forward[k].
     """
 
     def __init__(self, model: AllegroModel, folded: Folded, dtype: Any) -> None:
-        self.model, self.dtype = model, np.dtype(dtype)
+        self.model, self.folded, self.dtype = model, folded, np.dtype(dtype)
         self.buffers = Buffers()
         self.weights: list[np.ndarray] = []
         self._weights_at = 0
-        num_layers = model.num_layers
-        self.scalars = pad(model.num_scalar_features, dtype)
         self.channels = pad(model.num_tensor_features, dtype)
-        environment = model.environment_weight_irreps * self.channels
-        tensor = model.tensor_weight_irreps * self.channels
-        # Written eight components at a time from column 0, 8, ... on, each time a whole vector.
-        eights = max(-(-((model.l_max + 1) ** 2 - 1) // 8) * 8, 8)
-        components = pad(eights - 8 + lanes(dtype), dtype)
-        for name, row in (
-            ("scalars", (num_layers + 1) * self.scalars),
-            ("scalars gradient", (num_layers + 1) * self.scalars),
-            *((f"environment {k}", environment) for k in range(num_layers)),
-            ("environment gradient", environment),
-            ("tensor weights", tensor),
-            ("tensor weights gradient", tensor),
-            ("weighted gradient", tensor),
-            *((f"inner {k}", tensor) for k in range(num_layers)),
-            ("invariants", self.channels),
-            ("invariants gradient", self.channels),
-            ("harmonics gradient", components),
-        ):
-            self.buffers.add(name, row)
-
         self.readout_width = 0
+        self.readout_places = np.zeros(0, np.int64)
         self.forward: list[list[list[int]]] = []
         self.backward: list[list[list[int]]] = []
-        self._embedding(folded.embedding)
-        for k, chain in enumerate(folded.latents):
-            self._latent(k, chain)
-        self._readout(folded.readout)
+        # Written eight components at a time from column 0, 8, ... on, each time a whole vector.
+        eights = max(-(-((model.l_max + 1) ** 2 - 1) // 8) * 8, 8)
+        self.components = pad(eights - 8 + lanes(dtype), dtype)
 
     # --- blocks of feature vectors ------------------------------------------------------------------------------------
-
-    def _scalar_block(self, first: int, count: int, gradient: bool = False) -> Block:
-        """s_first .. s_{first + count - 1}."""
-        size, padded = self.model.num_scalar_features, self.scalars
-        places = (np.arange(count)[:, None] * padded + np.arange(size)).ravel()
-        name = "scalars gradient" if gradient else "scalars"
-        return Block(name, first * padded, places, count * padded)
 
     def _channel_block(self, name: str, slots: int) -> Block:
         """Weights of every channel, for each of the slots: model column u slots + l."""
@@ -166,24 +137,46 @@ class ProgramBuilder:
         ends = np.cumsum([len(block.places) for block in blocks])
         return [(block, slice(int(end) - len(block.places), int(end))) for block, end in zip(blocks, ends, strict=True)]
 
+    def _separable(self, accumulate: bool) -> tuple[Block, list[int], list[int]]:
+        """The block of the two-body features of a `SeparableTable`, and the steps for it, forward and backward."""
+        table = self.folded.separable
+        assert table is not None
+        block = self._hidden_block(table.basis.shape[1], 1)
+        centers, neighbors = (np.ones((self.model.num_types, table.basis.shape[1])) for _ in range(2))
+        width = table.center_types.shape[1]
+        centers[:, :width], neighbors[:, width:] = table.center_types, table.neighbor_types
+        padded = np.zeros((len(table.basis) + 2 * self.model.num_types, block.width))
+        padded[:, block.places] = np.concatenate([table.basis, centers, neighbors])
+        others = {"weights": self._pack(padded), "width": block.width, "inner": self.model.num_types}
+        slope = self._step(steps.SEPARABLE_SLOPE, block, block, flag=int(accumulate), **others)
+        return block, self._step(steps.SEPARABLE, block, block, **others), slope
+
     def _chain(
         self,
         chain: Chain,
         name: str,
+        activation_name: str,
         inputs: list[Block],
         outputs: list[Block],
         input_gradients: list[tuple[Block, bool]],
         output_gradients: list[Block],
+        accumulate_slopes: bool = False,
     ) -> tuple[list[list[int]], list[list[int]]]:
-        """Steps of a chain of matrices, forward and backward.
+        """Steps of a chain of matrices, forward and backward; `name` is of its buffers.
 
         input_gradients: where dE/d(input) goes, and whether it is added to what stands there. A chain without inputs
-        starts at the radial basis. With no outputs given the result stays in the hidden block that `_result` names.
+        starts at the radial basis; accumulate_slopes: dE/dx has been begun before. With no outputs given the result
+        stays in the hidden block of the last matrix.
         """
         forward: list[list[int]] = []
         backward: list[list[int]] = []
-        activation = CODES[self._activation(name)]
+        activation = CODES[activation_name]
         sources, gradients = inputs, input_gradients
+        if not inputs and self.folded.separable is not None:
+            block, make, take = self._separable(accumulate_slopes)
+            forward.append(make)
+            backward.append(take)
+            sources, gradients = [block], [(block, False)]
         for n, linear in enumerate(chain):
             last = n == len(chain) - 1 and bool(outputs)
             size = linear.matrix.shape[-1]
@@ -193,9 +186,8 @@ class ProgramBuilder:
             if linear.matrix.ndim == 3:
                 for target, gradient, (_, part) in zip(targets, target_gradients, self._parts(targets), strict=True):
                     forward.append(self._pair(steps.PAIR, linear.matrix[:, :, part], target))
-                    back.append(
-                        self._pair(steps.PAIR_SLOPE, linear.matrix[:, :, part], gradient, accumulate=bool(back))
-                    )
+                    adds = accumulate_slopes or bool(back)
+                    back.append(self._pair(steps.PAIR_SLOPE, linear.matrix[:, :, part], gradient, accumulate=adds))
             else:
                 for target, columns in self._parts(targets):
                     for m, (source, rows) in enumerate(self._parts(sources)):
@@ -212,12 +204,50 @@ class ProgramBuilder:
             sources, gradients = targets, [(target, False) for target in targets]
         return forward, backward
 
-    def _activation(self, name: str) -> str:
-        if name == "embedding":
-            return self.model.embed_mlp.activation
-        if name == "readout":
-            return self.model.readout.activation
-        return self.model.layers[int(name.split()[-1])].latent.activation
+    # --- what the kernels take ----------------------------------------------------------------------------------------
+
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """All steps, int64 (n, STEP_COLUMNS), and where each program starts: forward in order, backward in reverse."""
+        programs = [*self.forward, *reversed(self.backward)]
+        starts = np.cumsum([0, *map(len, programs)]).astype(np.int64)
+        return np.array([step for program in programs for step in program], np.int64), starts
+
+
+class ProgramBuilder(Programs):
+    """The programs of the current generation."""
+
+    def __init__(self, model: AllegroModel, folded: Folded, dtype: Any) -> None:
+        super().__init__(model, folded, dtype)
+        num_layers = model.num_layers
+        self.scalars = pad(model.num_scalar_features, dtype)
+        environment = model.environment_weight_irreps * self.channels
+        tensor = model.tensor_weight_irreps * self.channels
+        for name, row in (
+            ("scalars", (num_layers + 1) * self.scalars),
+            ("scalars gradient", (num_layers + 1) * self.scalars),
+            *((f"environment {k}", environment) for k in range(num_layers)),
+            ("environment gradient", environment),
+            ("tensor weights", tensor),
+            ("tensor weights gradient", tensor),
+            ("weighted gradient", tensor),
+            *((f"inner {k}", tensor) for k in range(num_layers)),
+            ("invariants", self.channels),
+            ("invariants gradient", self.channels),
+            ("harmonics gradient", self.components),
+        ):
+            self.buffers.add(name, row)
+
+        self._embedding(folded.embedding)
+        for k, chain in enumerate(folded.latents):
+            self._latent(k, chain)
+        self._readout(folded.readout)
+
+    def _scalar_block(self, first: int, count: int, gradient: bool = False) -> Block:
+        """s_first .. s_{first + count - 1}."""
+        size, padded = self.model.num_scalar_features, self.scalars
+        places = (np.arange(count)[:, None] * padded + np.arange(size)).ravel()
+        name = "scalars gradient" if gradient else "scalars"
+        return Block(name, first * padded, places, count * padded)
 
     # --- stages -------------------------------------------------------------------------------------------------------
 
@@ -234,7 +264,9 @@ class ProgramBuilder:
             self._channel_block("environment gradient", slots),
             self._channel_block("tensor weights gradient", tensor_slots),
         ]
-        forward, backward = self._chain(chain, "embedding", [], outputs, [], output_gradients)
+        forward, backward = self._chain(
+            chain, "embedding", model.embed_mlp.activation, [], outputs, [], output_gradients
+        )
         self.forward.append(forward)
         self.backward.append(backward)
 
@@ -249,14 +281,24 @@ class ProgramBuilder:
         if k < self.model.num_layers - 1:
             outputs.append(self._channel_block(f"environment {k + 1}", slots))
             output_gradients.append(self._channel_block("environment gradient", slots))
-        forward, backward = self._chain(chain, f"latent {k}", inputs, outputs, input_gradients, output_gradients)
+        forward, backward = self._chain(
+            chain,
+            f"latent {k}",
+            self.model.layers[k].latent.activation,
+            inputs,
+            outputs,
+            input_gradients,
+            output_gradients,
+        )
         self.forward.append(forward)
         self.backward.append(backward)
 
     def _readout(self, chain: Chain) -> None:
         count = self.model.num_layers + 1
         inputs, gradient = self._scalar_block(0, count), self._scalar_block(0, count, gradient=True)
-        forward, backward = self._chain(chain, "readout", [inputs], [], [(gradient, False)], [])
+        forward, backward = self._chain(
+            chain, "readout", self.model.readout.activation, [inputs], [], [(gradient, False)], []
+        )
         result = self._hidden_block(chain[-1].matrix.shape[-1], (len(chain) - 1) % 2) if chain else inputs
         seeded = result if chain else gradient
         self.readout_places, self.readout_width = result.places, result.width
@@ -264,11 +306,3 @@ class ProgramBuilder:
         backward.insert(0, self._step(steps.SEED, seeded, seeded, width=result.width))
         self.forward[-1] += forward
         self.backward[-1] = backward + self.backward[-1]
-
-    # --- what the kernels take ----------------------------------------------------------------------------------------
-
-    def table(self) -> tuple[np.ndarray, np.ndarray]:
-        """All steps, int64 (n, STEP_COLUMNS), and where each program starts: forward in order, backward in reverse."""
-        programs = [*self.forward, *reversed(self.backward)]
-        starts = np.cumsum([0, *map(len, programs)]).astype(np.int64)
-        return np.array([step for program in programs for step in program], np.int64), starts

@@ -20,17 +20,30 @@ from .edges import Edges, add_forces, edge_gradients, gather
 from .harmonics import harmonics
 from .inner import inner_kernel
 from .network import run_program
-from .radial import BESSEL, bessel_basis, polynomial_cutoff, spline_basis, zbl
+from .radial import (
+    PAIR_BESSEL,
+    SPLINE,
+    bessel_basis,
+    constant_functions,
+    edge_factors,
+    pair_bessel_basis,
+    polynomial_cutoff,
+    spline_basis,
+    zbl,
+)
 from .simd import fetch_add
-from .tensor_track import TensorTrack, tensor_backward, tensor_forward
+from .tensor_track import TensorTrack
+from .tracks import layer_backward, layer_forward
 
 
 class Network(NamedTuple):
     """Constants of a model, as the kernels read them. F: the features' dtype."""
 
     cutoffs: np.ndarray  # float64 (nt, nt), Å
-    radial_kind: int  # radial.BESSEL or radial.SPLINE
+    radial_kind: int  # radial.BESSEL, SPLINE or PAIR_BESSEL
     frequencies: np.ndarray  # float64 (num_bessels,)
+    pair_frequencies: np.ndarray  # float64 (nt * nt, num_bessels), of PAIR_BESSEL
+    with_constants: int  # 1 where u_p and 1 end the basis
     spline_span: float
     cutoff_exponent: float
     harmonic_norms: np.ndarray  # float64 (l_max + 1, l_max + 1)
@@ -47,6 +60,9 @@ class Network(NamedTuple):
     zbl_numbers: np.ndarray  # float64 (nt,)
     zbl_coulomb: float  # eV Å
     zbl_exponent: float
+    factor_kinds: np.ndarray  # int64 (n,): factors of edges by length or types, see `radial.edge_factors`
+    factor_parameters: np.ndarray  # float64 (n, 2)
+    edge_scales: np.ndarray  # float64 (nt * nt,)
 
 
 class Workspace(NamedTuple):
@@ -55,6 +71,7 @@ class Workspace(NamedTuple):
     features: np.ndarray  # F, all buffers of the edges
     centers: np.ndarray  # F, track.block elements for each centre of a chunk
     totals: np.ndarray  # float64 (max_centers, width)
+    tensors: np.ndarray  # F, scratch of the legacy tensor track for a panel of edges
 
 
 @kernel(inline="always")
@@ -68,13 +85,25 @@ def evaluate_chunk(
     num_layers = len(track.environment_at)
     starts = network.program_starts
 
-    if network.radial_kind == BESSEL:
-        polynomial_cutoff(edges.cutoff, edges.cutoff_slopes, edges.x, network.cutoff_exponent, count)
-        bessel_basis(
-            edges.basis, edges.basis_slopes, network.frequencies, edges.cutoff, edges.cutoff_slopes, edges.x, count
-        )
-    else:
+    if network.radial_kind == SPLINE:
         spline_basis(edges.basis, edges.basis_slopes, network.spline_span, edges.x, count)
+    else:
+        polynomial_cutoff(edges.cutoff, edges.cutoff_slopes, edges.x, network.cutoff_exponent, count)
+        if network.radial_kind == PAIR_BESSEL:
+            pair_bessel_basis(
+                edges.basis, edges.basis_slopes, network.pair_frequencies, edges.pairs, edges.cutoff,
+                edges.cutoff_slopes, edges.x, count,
+            )  # fmt: skip
+        else:
+            bessel_basis(
+                edges.basis, edges.basis_slopes, network.frequencies, edges.cutoff, edges.cutoff_slopes, edges.x, count
+            )
+        if network.with_constants == 1:
+            constant_functions(edges.basis, edges.basis_slopes, edges.cutoff, edges.cutoff_slopes, count)
+    edge_factors(
+        edges.factors, edges.factor_slopes, edges.scratch, network.factor_kinds, network.factor_parameters,
+        network.edge_scales, edges.pairs, edges.lengths, edges.inverse_cutoffs, count,
+    )  # fmt: skip
     harmonics(edges.harmonics, edges.harmonic_slopes, edges.scratch, edges.units, network.harmonic_norms, count)
     repulsion(network, edges, count)
 
@@ -83,12 +112,16 @@ def evaluate_chunk(
     workspace.totals[:num_centers] = 0.0
     for stage in range(2 * (num_layers + 1)):
         if 0 < stage <= num_layers:
-            tensor_forward(track, stage - 1, features, centers, network.environment_norms, edges, num_centers)
+            layer_forward(
+                track, stage - 1, num_layers - 1, features, centers, workspace.tensors, network.environment_norms,
+                edges, num_centers,
+            )  # fmt: skip
         elif stage > num_layers + 1:
             layer = 2 * num_layers + 1 - stage
-            tensor_backward(
-                track, layer, num_layers - 1, features, centers, network.environment_norms, edges, num_centers
-            )
+            layer_backward(
+                track, layer, num_layers - 1, features, centers, workspace.tensors, network.environment_norms, edges,
+                num_centers,
+            )  # fmt: skip
         run_program(
             network.programs[starts[stage] : starts[stage + 1]], network.buffers, features, network.weights,
             network.seeds, edges, workspace.totals, count,

@@ -40,6 +40,8 @@ class Edges(NamedTuple):
     flat_harmonics: np.ndarray  # the same memory in one dimension
     basis: np.ndarray  # features' dtype (num_basis, .), radial basis
     basis_slopes: np.ndarray  # features' dtype (num_basis, .), its derivative by x
+    factors: np.ndarray  # features' dtype (n, .), factors by length or types (legacy generation)
+    factor_slopes: np.ndarray  # float64 (n, .), their derivatives by x
 
 
 class Atoms(NamedTuple):

@@ -5,13 +5,21 @@ one row a step, made when the model is loaded (potential/programs.py); the kerne
 of edges before it goes on to the next, so that a panel's intermediate features stay in the first-level cache. Forward
 and backward are programs alike.
 
-Columns of a step: OPERATION, then
-    PRODUCT   out[z, :] (+)= in[z, :] @ W      OUT, OUT_COLUMN, IN, IN_COLUMN, WEIGHTS, WIDTH (of out), INNER, FLAG
-    (1: accumulate) PAIR      out[z, :] = basis[:, z] @ W_p    OUT, WEIGHTS, WIDTH; p the edge's pair of types
+Columns of a step: OPERATION, then (FLAG 1: accumulate, if nothing else is said)
+    PRODUCT     out[z, :] (+)= in[z, :] @ W             OUT, OUT_COLUMN, IN, IN_COLUMN, WEIGHTS, WIDTH (of out), INNER,
+                                                        FLAG
+    PAIR        out[z, :] = basis[:, z] @ W_p           OUT, WEIGHTS, WIDTH; p the edge's pair of types
     PAIR_SLOPE  radial_slopes[z] (+)= sum_o in[z, o] (slopes of the basis[:, z] @ W_p)[o]   IN, WEIGHTS, WIDTH, FLAG
-    (1: accumulate) ACTIVATE  out <- f(out), slopes <- f'      OUT, IN (the slopes' buffer), WIDTH, FLAG (number of f)
-    MULTIPLY  out *= in                        OUT, IN, WIDTH (both buffers of this width) TOTAL     totals[centre of
-    z, :] += in[z, :]  IN, IN_COLUMN, WIDTH SEED      out[z, :] = seeds[type of the centre of z, :]   OUT, WIDTH
+    ACTIVATE    out <- f(out), slopes <- f'             OUT, IN (the slopes' buffer), WIDTH, FLAG (number of f)
+    MULTIPLY    out *= in                               OUT, IN, WIDTH (both buffers of this width)
+    TOTAL       totals[centre of z, :] += in[z, :]      IN, IN_COLUMN, WIDTH
+    SEED        out[z, :] = seeds[type of the centre of z, :]   OUT, WIDTH
+    SEPARABLE, SEPARABLE_SLOPE  as PAIR and PAIR_SLOPE with W_p[n, o] = W[n, o] C[t_i, o] N[t_j, o]; INNER: number of
+                                types. W, C, N follow each other in the weights
+    GATE        out[z, :] (+)= factor[z] in[z, :]       OUT, OUT_COLUMN, IN, IN_COLUMN, WIDTH, INNER (row of the edges'
+                                                        factors), FLAG
+    GATE_SLOPE  radial_slopes[z] (+)= slope of the factor of (in[z, :] . out[z, :])   as GATE; reads out
+    SCALE       out[z, :] *= factor[z]                  OUT, OUT_COLUMN, WIDTH, INNER (row)
 Buffers are given by number; `buffers` holds for each BASE (place in `features`), ROW (elements a row) and KEPT (1: a
 row for each edge of the chunk; 0: for each edge of the panel).
 """
@@ -21,9 +29,10 @@ from __future__ import annotations
 from .activations import activate, multiply
 from .inner import inner_kernel
 from .product import TILE_ROWS, product
-from .simd import add_widened, fma, load, splat, store, sum_lanes, zeros
+from .simd import add_widened, fma, load, splat, store, sum_lanes, times, zeros
 
 PRODUCT, PAIR, PAIR_SLOPE, ACTIVATE, MULTIPLY, TOTAL, SEED = range(7)
+SEPARABLE, SEPARABLE_SLOPE, GATE, GATE_SLOPE, SCALE = range(7, 12)
 OPERATION, OUT, OUT_COLUMN, IN, IN_COLUMN, WEIGHTS, WIDTH, INNER, FLAG = range(9)
 STEP_COLUMNS = 9
 BASE, ROW, KEPT = range(3)
@@ -73,6 +82,75 @@ def pair_slope(
 
 
 @inner_kernel
+def separable_product(
+    out, out_at, out_row, basis, start, rows, center_types, pairs, num_types, weights, weights_at, width
+):
+    """out[z, o] = (basis[:, z] @ W)[o] C[t_i, o] N[t_j, o] for edges start .. start + rows (overwrites).
+
+    out, basis, pairs, width: as in `pair_product`; center_types: int64 (edges,); in `weights` from `weights_at`:
+    W (num_basis, width), C and N (num_types, width).
+    """
+    num_basis, length = basis.shape
+    first_center = weights_at + num_basis * width
+    first_neighbor = first_center + num_types * width
+    for z in range(start, start + rows):
+        center = first_center + center_types[z] * width
+        neighbor = first_neighbor + (pairs[z] - num_types * center_types[z]) * width
+        line = out_at + (z - start) * out_row
+        for column in range(0, width, 64 // out.itemsize):
+            total = zeros(out)
+            for n in range(num_basis):
+                total = fma(splat(basis, n * length + z), load(weights, weights_at + n * width + column), total)
+            factor = times(load(weights, center + column), load(weights, neighbor + column))
+            store(out, line + column, times(total, factor))
+
+
+@inner_kernel
+def separable_slope(
+    result, gradient, gradient_at, gradient_row, slopes, start, rows, center_types, pairs, num_types, weights,
+    weights_at, width, accumulate,
+):  # fmt: skip
+    """result[z] = sum_o gradient[z, o] (slopes[:, z] @ W)[o] C[t_i, o] N[t_j, o], or += ...: see `pair_slope`."""
+    num_basis, length = slopes.shape
+    first_center = weights_at + num_basis * width
+    first_neighbor = first_center + num_types * width
+    for z in range(start, start + rows):
+        center = first_center + center_types[z] * width
+        neighbor = first_neighbor + (pairs[z] - num_types * center_types[z]) * width
+        line = gradient_at + (z - start) * gradient_row
+        sums = zeros(gradient)
+        for column in range(0, width, 64 // gradient.itemsize):
+            total = zeros(gradient)
+            for n in range(num_basis):
+                total = fma(splat(slopes, n * length + z), load(weights, weights_at + n * width + column), total)
+            factor = times(load(weights, center + column), load(weights, neighbor + column))
+            sums = fma(times(load(gradient, line + column), factor), total, sums)
+        result[z] = (result[z] if accumulate else 0.0) + sum_lanes(sums)
+
+
+@inner_kernel
+def gate(features, out_at, out_row, in_at, in_row, factors, start, rows, width, accumulate):
+    """out[z, :] = factors[z] in[z, :], or += ..., for edges start .. start + rows; factors: dtype of `features`."""
+    for z in range(start, start + rows):
+        place, source = out_at + (z - start) * out_row, in_at + (z - start) * in_row
+        factor = splat(factors, z)
+        for column in range(0, width, 64 // features.itemsize):
+            before = load(features, place + column) if accumulate else zeros(features)
+            store(features, place + column, fma(factor, load(features, source + column), before))
+
+
+@inner_kernel
+def gate_slope(result, features, a_at, a_row, b_at, b_row, slopes, start, rows, width, accumulate):
+    """result[z] = slopes[z] sum_o a[z, o] b[z, o], or += ...; result, slopes: float64 (edges,)."""
+    for z in range(start, start + rows):
+        a, b = a_at + (z - start) * a_row, b_at + (z - start) * b_row
+        sums = zeros(features)
+        for column in range(0, width, 64 // features.itemsize):
+            sums = fma(load(features, a + column), load(features, b + column), sums)
+        result[z] = (result[z] if accumulate else 0.0) + slopes[z] * sum_lanes(sums)
+
+
+@inner_kernel
 def run_program(steps, buffers, features, weights, seeds, edges, totals, count):
     """Run a program for edges 0 .. count, panel by panel.
 
@@ -107,8 +185,30 @@ def run_program(steps, buffers, features, weights, seeds, edges, totals, count):
                 )  # fmt: skip
             elif operation == TOTAL:
                 _add_to_centres(totals, features, in_at, in_row, start, rows, edges.centers, width)
-            else:
+            elif operation == SEED:
                 _seed(features, out_at, out_row, seeds, edges.center_types, start, rows, width)
+            elif operation == SEPARABLE:
+                separable_product(
+                    features, out_at, out_row, edges.basis, start, rows, edges.center_types, edges.pairs, step[INNER],
+                    weights, step[WEIGHTS], width,
+                )  # fmt: skip
+            elif operation == SEPARABLE_SLOPE:
+                separable_slope(
+                    edges.radial_slopes, features, in_at, in_row, edges.basis_slopes, start, rows, edges.center_types,
+                    edges.pairs, step[INNER], weights, step[WEIGHTS], width, step[FLAG] == 1,
+                )  # fmt: skip
+            elif operation == GATE:
+                gate(
+                    features, out_at, out_row, in_at, in_row, edges.factors[step[INNER]], start, rows, width,
+                    step[FLAG] == 1,
+                )  # fmt: skip
+            elif operation == GATE_SLOPE:
+                gate_slope(
+                    edges.radial_slopes, features, out_at, out_row, in_at, in_row, edges.factor_slopes[step[INNER]],
+                    start, rows, width, step[FLAG] == 1,
+                )  # fmt: skip
+            else:
+                gate(features, out_at, out_row, out_at, out_row, edges.factors[step[INNER]], start, rows, width, False)
 
 
 @inner_kernel

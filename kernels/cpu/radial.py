@@ -11,7 +11,8 @@ import math
 from .elementary import exp, log, sincospi
 from .inner import inner_kernel
 
-BESSEL, SPLINE = range(2)
+BESSEL, SPLINE, PAIR_BESSEL = range(3)
+POLYNOMIAL, COSINE, INSIDE, SCALED, UNITY = range(5)
 
 
 @inner_kernel
@@ -47,6 +48,65 @@ def bessel_basis(basis, slopes, frequencies, cutoff, cutoff_slopes, x, count):
             wave_slope = (w * cosine - wave) / x[z]
             basis[n, z] = wave * cutoff[z]
             slopes[n, z] = wave_slope * cutoff[z] + wave * cutoff_slopes[z]
+
+
+@inner_kernel
+def pair_bessel_basis(basis, slopes, frequencies, pairs, cutoff, cutoff_slopes, x, count):
+    """As `bessel_basis`; frequencies: float64 (nt * nt, num_bessels), of the pairs of types; pairs: int64 (count,)."""
+    for n in range(frequencies.shape[1]):
+        for z in range(count):
+            w = frequencies[pairs[z], n]
+            sine, cosine = sincospi(w * x[z])
+            wave = sine / (math.pi * x[z])
+            wave_slope = (w * cosine - wave) / x[z]
+            basis[n, z] = wave * cutoff[z]
+            slopes[n, z] = wave_slope * cutoff[z] + wave * cutoff_slopes[z]
+
+
+@inner_kernel
+def constant_functions(basis, slopes, cutoff, cutoff_slopes, count):
+    """The last two functions of the basis: u(x), and 1 (overwrites)."""
+    last = len(basis) - 1
+    for z in range(count):
+        basis[last - 1, z] = cutoff[z]
+        slopes[last - 1, z] = cutoff_slopes[z]
+        basis[last, z] = 1.0
+        slopes[last, z] = 0.0
+
+
+@inner_kernel
+def edge_factors(factors, slopes, scratch, kinds, parameters, edge_scales, pairs, lengths, inverse_cutoffs, count):
+    """Factors of edges and their derivatives by x, row n of kind kinds[n] (overwrites). (r, c) = parameters[n].
+
+    POLYNOMIAL: u_c(d / r), see `polynomial_cutoff`; COSINE: (1 + cos(pi (d/r - c) / (1 - c))) / 2 between c r and r, 1
+    before; INSIDE: 1 where d < r, else 0; SCALED: edge_scales of the pair of types; UNITY: 1.
+    factors: float (rows, >= count); slopes: float64 (rows, >= count); scratch: float64 (>= 3, >= count); edge_scales
+    (nt * nt,), lengths, inverse_cutoffs: float64; pairs: int64.
+    """
+    for n in range(len(kinds)):
+        kind, radius, parameter = kinds[n], parameters[n, 0], parameters[n, 1]
+        if kind == POLYNOMIAL:
+            for z in range(count):
+                scratch[0, z] = lengths[z] / radius
+            polynomial_cutoff(scratch[1], scratch[2], scratch[0], parameter, count)
+            for z in range(count):
+                factors[n, z] = scratch[1, z]
+                slopes[n, z] = scratch[2, z] / (radius * inverse_cutoffs[z])
+        elif kind == COSINE:
+            for z in range(count):
+                phase = (lengths[z] / radius - parameter) / (1.0 - parameter)
+                sine, cosine = sincospi(min(max(phase, 0.0), 1.0))
+                factors[n, z] = 0.5 * (1.0 + cosine)
+                slopes[n, z] = -0.5 * math.pi * sine / ((1.0 - parameter) * (radius * inverse_cutoffs[z]))
+        else:
+            for z in range(count):
+                slopes[n, z] = 0.0
+                if kind == INSIDE:
+                    factors[n, z] = 1.0 if lengths[z] < radius else 0.0
+                elif kind == SCALED:
+                    factors[n, z] = edge_scales[pairs[z]]
+                else:
+                    factors[n, z] = 1.0
 
 
 @inner_kernel

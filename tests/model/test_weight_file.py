@@ -143,9 +143,9 @@ def test_another_format(tmp_path):
 
 def test_newer_version(copy):
     with h5py.File(copy, "a") as file:
-        file.attrs["format_version"] = 2
+        file.attrs["format_version"] = 3
     for read in (load_model, read_provenance, read_self_checks):
-        with pytest.raises(ModelFileError, match="version 2, newer than version 1"):
+        with pytest.raises(ModelFileError, match="version 3, newer than version 2"):
             read(copy)
 
 

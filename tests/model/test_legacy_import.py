@@ -1,0 +1,144 @@
+"""Importing a legacy model: what is not supported or not known is refused by name, and the weight file keeps it all."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import h5py
+import numpy as np
+import pytest
+from support.legacy import MODELS, legacy_model, legacy_source, legacy_structure
+
+from allegro_sim.errors import CheckpointImportError, ModelFileError
+from allegro_sim.model.consistency import find_inconsistency, named_arrays
+from allegro_sim.model.description import AllegroModel
+from allegro_sim.model.reference import evaluate_structure
+from allegro_sim.model.weight_file import load_model, save_model, summary
+from allegro_sim.tools.importing.legacy import read_legacy_model
+
+
+def _import(name: str, changes: dict, tensors: dict | None = None, drop: str = "") -> tuple[AllegroModel, list[str]]:
+    source = legacy_source(name)
+    config = {key: value for key, value in (source.config | changes).items() if value != "absent"}
+    stored = {key: value for key, value in (source.tensors | (tensors or {})).items() if key != drop}
+    notes: list[str] = []
+    return read_legacy_model(dataclasses.replace(source, config=config, tensors=stored), {}, notes)[0], notes
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("five_layers", {"embed_initial_edge": False}, "embed_initial_edge is False"),
+        ("five_layers", {"latent_mlp_nonlinearity": "ssp"}, "latent_mlp_nonlinearity is 'ssp'"),
+        ("five_layers", {"latent_mlp_batchnorm": True}, "latent_mlp_batchnorm"),
+        ("five_layers", {"pad_to_alignment": 4}, "pad_to_alignment is 4"),
+        ("five_layers", {"cutoff_type": "step"}, "cutoff_type is 'step'"),
+        ("five_layers", {"parity": "o2"}, "parity is 'o2'"),
+        ("five_layers", {"avg_num_neighbors": "auto"}, "avg_num_neighbors is 'auto'"),
+        ("five_layers", {"num_layers": "absent"}, "num_layers is missing"),
+        ("five_layers", {"latent_dropout_of_a_kind": 1}, "unknown option config.latent_dropout_of_a_kind = 1"),
+        ("five_layers", {"model_builders": ["allegro.model.Allegro", "MyTerm"]}, "MyTerm"),
+        ("five_layers", {"r_max": 3.9}, "per_layer_cutoffs does not hold"),
+        ("five_layers", {"latent_mlp_latent_dimensions": [16, 8]}, "calls for"),
+        ("so3_replaced", {"per_layer_cutoffs": [4.0, 4.0, 3.0]}, "per_layer_cutoffs"),
+        ("zbl_02", {"pair_style": "LJ"}, "pair_style is 'LJ'"),
+        ("zbl_02", {"units": "nano"}, "units is 'nano'"),
+        ("zbl_02", {"model_builders": ["allegro.model.Allegro", "PairPotentialTerm", "PerSpeciesRescale"]},
+         "before PerSpeciesRescale"),
+        ("p_l3_collected", {"tensors_mixing_mode": "uvw"}, "tensors_mixing_mode is 'uvw'"),
+        ("p_l3_collected", {"use_original_normalized_basis": True}, "use_original_normalized_basis is True"),
+        ("p_l3_collected", {"avg_num_neighbors": 0.5}, "more than 1"),
+        ("pair_cutoffs_zbl", {"per_edge_type_cutoff": {"H": {"H": 3.0, "O": 4.0}, "O": 4.5}}, "_rmax_recip"),
+        ("pair_cutoffs_zbl", {"per_edge_type_cutoff": {"H": 3.0}}, r"per_edge_type_cutoff\.O\.H"),
+    ],
+)  # fmt: skip
+def test_what_is_not_supported_is_refused_by_name(name, changes, message):
+    with pytest.raises(CheckpointImportError, match=message):
+        _import(name, changes)
+
+
+def test_tensors_are_all_used():
+    with pytest.raises(CheckpointImportError, match=r"unknown tensors allegro\.extra"):
+        _import("five_layers", {}, {"allegro.extra": np.ones(2)})
+    with pytest.raises(CheckpointImportError, match=r"allegro\.linears\.1\.w is missing"):
+        _import("five_layers", {}, drop="allegro.linears.1.w")
+    with pytest.raises(CheckpointImportError, match="shift_by"):
+        _import("five_layers", {}, {"shift_by": np.array(1.5)})
+    with pytest.raises(CheckpointImportError, match="neither the tensor"):
+        _import("five_layers", {}, drop="allegro.per_layer_cutoffs")
+    index = np.zeros(4, np.int64)
+    with pytest.raises(CheckpointImportError, match="_w_index"):
+        _import("five_layers", {}, {"allegro._env_weighter._w_index": index})
+
+
+def test_other_options_are_ignored_and_named():
+    model, notes = _import("five_layers", {"optimizer_name": "Adam", "my_own_note": "x", "dataset_foo": 3})
+    assert notes == ["options that no part of the model reads were ignored: my_own_note"]
+    assert model.num_layers == 5
+
+
+def test_layer_cutoffs_below_r_max_are_told():
+    _, notes = _import("cosine_layer_cutoffs", {})
+    assert "jumps" in notes[0]
+
+
+def test_a_zbl_term_before_equal_scales_takes_them():
+    builders = ["allegro.model.Allegro", "PairPotentialTerm", "PerSpeciesRescale", "RescaleEnergyEtc"]
+    scales = {"per_species_rescale.scales": np.array([1.5, 1.5])}
+    before, _ = _import("zbl_02", {"model_builders": builders}, scales)
+    assert before.zbl is not None
+    assert before.zbl.coulomb == pytest.approx(1.5 * legacy_model("zbl_02").zbl.coulomb, rel=1e-15)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_weight_file_gives_the_model_back(name, tmp_path):
+    model = legacy_model(name)
+    save_model(tmp_path / "model.h5", model, {}, [])
+    loaded = load_model(tmp_path / "model.h5")
+    for (one, a, _), (other, b, _) in zip(named_arrays(model), named_arrays(loaded), strict=True):
+        assert one == other
+        assert np.array_equal(a, b)
+    structure = legacy_structure(name, "cluster")
+    before, after = (evaluate_structure(which, *structure) for which in (model, loaded))
+    assert np.array_equal(before.forces, after.forces)
+    assert summary(loaded)["generation"] == "legacy"
+    with h5py.File(tmp_path / "model.h5") as file:
+        assert file.attrs["format_version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        ("cosine_layer_cutoffs", "edge_scales"),
+        ("cosine_layer_cutoffs", "latent_cutoff"),
+        ("cosine_layer_cutoffs", "latent_factors"),
+        ("environment_linear", "layers/0/environment_mix"),
+        ("uvvp_collected_so3", "layers/1/mix_in"),
+        ("five_layers", "layers/1/mix_out"),
+        ("five_layers", "layers/1/environment_mlp"),
+    ],
+)
+def test_a_stage_that_was_lost_is_named(name, lost, tmp_path):
+    path = tmp_path / "model.h5"
+    save_model(path, legacy_model(name), {}, [])
+    with h5py.File(path, "a") as file:
+        del file[lost]
+    with pytest.raises(ModelFileError, match=f"'/{lost}' is missing"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("five_layers", {"latent_update": "sum"}, "latent_update 'sum'"),
+        ("five_layers", {"latent_update": "replace"}, "'latent_factors' belong"),
+        ("five_layers", {"generation": "current"}, "options of the legacy generation"),
+        ("five_layers", {"generation": "older"}, "'older'"),
+        ("five_layers", {"so3": True}, "irreps or paths"),
+        ("five_layers", {"edge_scales": np.ones((3, 3))}, "'edge_scales' has shape"),
+        ("environment_linear", {"self_edge": False}, "an environment of its own"),
+        ("five_layers", {"num_scalar_features": 8}, "scalar features"),
+    ],
+)
+def test_stages_that_do_not_belong_together_are_named(name, changes, message):
+    assert message in str(find_inconsistency(dataclasses.replace(legacy_model(name), **changes)))

@@ -1,0 +1,125 @@
+"""Models with many types: no table of matrices for each pair of types, and the same numbers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.random_models import random_model, random_structure
+
+from allegro_sim.cell import Cell
+from allegro_sim.evaluation import Evaluator
+from allegro_sim.model.reference import evaluate_structure
+from allegro_sim.potential import folding
+from allegro_sim.potential.folding import SeparableTable, fold_model, pair_basis
+from allegro_sim.tools.importing.build import build_model
+from allegro_sim.tools.importing.self_checks import run_script, upstream_self_checks
+from allegro_sim.tools.importing.source import open_source
+
+
+@pytest.fixture
+def no_pair_tables(monkeypatch):
+    """Every table of pairs of types counts as large."""
+    monkeypatch.setattr(folding, "PAIR_TABLE_BYTES", 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"hidden_depth": 0}, {"num_scalar_features": 18, "hidden_width": 33}], ids=str)
+def test_separable_two_body_features_are_those_of_the_tables(options, no_pair_tables, precision):
+    model = random_model(8, num_types=3, **options)
+    assert isinstance(fold_model(model).separable, SeparableTable)
+    positions, cell, pbc, types = random_structure(4, model, num_atoms=12)
+    reference = evaluate_structure(model, positions, cell, pbc, types)
+    result = Evaluator(model, precision=precision, threads=1).evaluate(types, positions, Cell(cell, pbc))
+    # Double: the project's bounds against upstream. Single: some sixty products of float32 a feature.
+    energies, forces = (1e-10, 1e-9) if precision == "double" else (1e-5, 1e-5)
+    assert np.abs(result.energies - reference.energies).max() <= energies * max(1.0, np.abs(reference.energies).max())
+    assert np.abs(result.forces - reference.forces).max() <= forces * max(1.0, np.abs(reference.forces).max())
+
+
+def test_the_form_depends_on_the_size_alone(no_pair_tables):
+    model = random_model(8, num_types=3)
+    folded = fold_model(model)
+    assert folded.separable is not None
+    assert all(linear.matrix.ndim == 2 for linear in folded.embedding)
+    i, j, basis = 2, 1, np.random.default_rng(0).standard_normal(len(folded.separable.basis))
+    table = folded.separable
+    types = np.concatenate([table.center_types[i], table.neighbor_types[j]])
+    assert np.allclose((basis @ table.basis) * types, basis @ pair_basis(model.radial)[3 * i + j], rtol=1e-13)
+
+
+def test_small_tables_stay_tables_and_splines_are_not_enlarged(monkeypatch):
+    assert fold_model(random_model(8, num_types=3)).separable is None
+    model = random_model(8, num_types=3, spline=True, num_scalar_features=4, hidden_width=64)
+    size = model.radial.weights.size * 8
+    monkeypatch.setattr(folding, "PAIR_TABLE_BYTES", size)
+    first = fold_model(model).embedding[0]
+    assert first.matrix.shape == (9, 8, 4)
+
+
+ALLOY = ("Cr", "Mn", "Fe", "Co", "Ni")
+
+
+def large_config() -> dict:
+    """The shape of Allegro-OAM-L: 89 types, l_max 3, four layers, MLPs of 2 x 1,024."""
+    from ase.data import chemical_symbols
+
+    mlp = {"hidden_layers_depth": 2, "hidden_layers_width": 1024}
+    config = {
+        "_target_": "allegro.model.AllegroModel", "seed": 7, "model_dtype": "float32",
+        "type_names": chemical_symbols[1:90], "r_max": 7.0, "l_max": 3, "parity": False, "num_layers": 4,
+        "num_scalar_features": 256, "num_tensor_features": 64, "avg_num_neighbors": 60.0,
+        "radial_chemical_embed": {
+            "_target_": "allegro.nn.TwoBodyBesselScalarEmbed", "num_bessels": 12, "bessel_trainable": True,
+            "polynomial_cutoff_p": 8,
+        },
+        "per_type_energy_scales": 1.0, "per_type_energy_shifts": dict.fromkeys(chemical_symbols[1:90], -5.0),
+        "per_type_energy_scales_trainable": False, "per_type_energy_shifts_trainable": False,
+        **{f"{name}_mlp_{key}": value for name in ("scalar_embed", "allegro") for key, value in mlp.items()},
+        "readout_mlp_hidden_layers_depth": 1, "readout_mlp_hidden_layers_width": 128,
+    }  # fmt: skip
+    return {"_target_": "nequip.model.modify", "model": config, "modifiers": [{"modifier": "enable_ForceStressOutput"}]}
+
+
+def alloy(lattice_constant: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """64 atoms of five elements, shaken off an fcc lattice in a cell below two cutoffs; lattice constant in Å."""
+    rng = np.random.default_rng(0)
+    primitive = lattice_constant * np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
+    grid = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    positions = grid @ primitive + rng.normal(0.0, 0.1, (64, 3))
+    numbers = rng.permutation(np.arange(64) % 5)
+    return positions, 4 * primitive, np.ones(3, bool), numbers + 23  # Cr is type 23 of H, He, ...
+
+
+@pytest.mark.slow
+def test_a_large_foundation_model_is_upstreams(tmp_path: Path) -> None:
+    """64 atoms of a five-element alloy with the shape of Allegro-OAM-L and random weights, made by upstream."""
+    python = os.environ.get("ALLEGRO_UPSTREAM_PYTHON")
+    if not python:
+        pytest.skip("needs ALLEGRO_UPSTREAM_PYTHON, an interpreter with nequip-allegro")
+    checkpoint = tmp_path / "large.ckpt"
+    job = {
+        "config": large_config(), "run_config": {}, "training_module": "nequip.train.NequIPLightningModule",
+        "output": str(checkpoint),
+    }  # fmt: skip
+    run_script(Path(python), "build", job, tmp_path, ())
+    source = open_source(checkpoint)
+    model = build_model(source).model
+    assert fold_model(model).separable is not None
+    structure = alloy(5.4)  # in a metal's density upstream's gradients in float64 take tens of gigabytes
+    (expected,) = upstream_self_checks(Path(python), source, [structure], raw_weights=False, pair_exponent=None)
+    positions, cell, pbc, types = structure
+    assert [model.type_names[t] for t in sorted(set(types.tolist()))] == list(ALLOY)
+    for precision, energies, forces in (("double", 1e-10, 1e-9), ("single", 2e-5, 2e-5)):
+        result = Evaluator(model, precision=precision).evaluate(types, positions, Cell(cell, pbc))
+        scale = max(1.0, np.abs(expected.energies).max())
+        assert np.abs(result.energies - expected.energies).max() <= energies * scale
+        assert np.abs(result.forces - expected.forces).max() <= forces * max(1.0, np.abs(expected.forces).max())
+        bound = forces * max(1.0, np.abs(expected.virial).max())
+        assert np.abs(result.virial - expected.virial).max() <= bound
+    positions, cell, pbc, types = alloy(3.6)
+    reference = evaluate_structure(model, positions, cell, pbc, types)
+    result = Evaluator(model, precision="double").evaluate(types, positions, Cell(cell, pbc))
+    assert np.abs(result.energies - reference.energies).max() <= 1e-10 * max(1.0, np.abs(reference.energies).max())
+    assert np.abs(result.forces - reference.forces).max() <= 1e-9 * max(1.0, np.abs(reference.forces).max())

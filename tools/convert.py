@@ -1,76 +1,90 @@
-"""`allegro-tools convert TRAJ.h5md OUT.xyz`: a trajectory as extended XYZ, one frame in memory at a time."""
+"""`allegro-tools convert TRAJ.h5md OUT`: a trajectory in another format, one frame in memory at a time."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 
-import ase
-import ase.io
-import ase.units
 import numpy as np
-from ase.calculators.singlepoint import SinglePointCalculator
 
-from allegro_sim.errors import OutputError
-from allegro_sim.output.trajectory_reader import Frame, TrajectoryReader
+from allegro_sim.errors import InputError, OutputError
+from allegro_sim.output.trajectory_reader import TrajectoryReader
+from allegro_sim.tools.frame_writers import FORMATS, open_writer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
+    endings = ", ".join(FORMATS)
     parser.add_argument("trajectory", type=Path, metavar="TRAJ.h5md", help="trajectory of allegro-sim")
-    parser.add_argument("output", type=Path, metavar="OUT.xyz", help="extended XYZ to write (.xyz or .extxyz)")
+    parser.add_argument(
+        "output", type=Path, metavar="OUT", help=f"file to write; its ending says the format: {endings}"
+    )
     parser.add_argument("--wrap", action="store_true", help="put atoms into the cell in its periodic directions")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT.xyz if it exists")
+    parser.add_argument(
+        "--frames",
+        metavar="A:B:C",
+        default=":",
+        help="frames A to B (without B), every C-th, as Python's slices: 100: or ::10; or one number, --frames=-1",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert; returns 0. Raises OutputError when OUT exists, cannot be written, or the trajectory cannot be read."""
+    """Convert; returns 0.
+
+    Raises OutputError when OUT exists or cannot be written, or the trajectory cannot be read; InputError for frames
+    that are not there, and where a package that the format needs is not installed.
+    """
     output: Path = args.output
-    if output.suffix not in (".xyz", ".extxyz"):
-        raise OutputError(f"{output}: give a name that ends in .xyz or .extxyz; other formats are not written")
+    if output.suffix not in FORMATS:
+        raise OutputError(f"{output}: unknown ending; give a name that ends in one of {', '.join(FORMATS)}")
     if output.exists() and not args.overwrite:
         raise OutputError(f"{output}: exists already; give another name or --overwrite")
-    unfinished = output.with_name(f".{output.name}.new")
+    # Hidden, with its own ending, which tells MDAnalysis the format.
+    unfinished = output.with_name(f".{output.stem}.new{output.suffix}")
     with TrajectoryReader(args.trajectory) as trajectory:
+        chosen = chosen_frames(args.frames, trajectory.num_frames)
+        if not chosen:
+            raise InputError(f"--frames {args.frames}: chooses none of the {trajectory.num_frames} frames")
         try:
-            with open(unfinished, "w", encoding="utf-8") as stream:
-                for frame in trajectory:
-                    ase.io.write(stream, atoms_of(trajectory, frame, wrap=args.wrap), format="extxyz")
+            with open_writer(unfinished, trajectory, chosen) as writer:
+                for index in chosen:
+                    frame = trajectory.frame(index)
+                    positions = frame.positions
+                    if args.wrap and frame.cell is not None:
+                        positions = wrapped(positions, frame.cell, trajectory.pbc)
+                    writer.write(frame, positions)
             os.replace(unfinished, output)
         except OSError as error:
             raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from None
         finally:
             unfinished.unlink(missing_ok=True)
-        print(f"{output}: {trajectory.num_frames} frames of {trajectory.num_atoms} atoms")
+        print(f"{output}: {len(chosen)} frames of {trajectory.num_atoms} atoms")
+        for note in writer.notes:
+            print(note)
     return 0
 
 
-def atoms_of(trajectory: TrajectoryReader, frame: Frame, *, wrap: bool = False) -> ase.Atoms:
-    """A frame as ASE's Atoms, in ASE's units; energy and forces, where there are any, as a calculator's results.
+def chosen_frames(text: str, count: int) -> range:
+    """Indices that `A:B:C` or one number means, of `count` frames. Raises InputError for another form."""
+    if found := re.fullmatch(r"\s*(-?\d*)\s*:\s*(-?\d*)\s*(?::\s*(-?\d*)\s*)?", text):
+        try:
+            start, stop, step = (int(part) if part else None for part in found.groups())
+            return range(count)[start:stop:step]
+        except ValueError:  # a lone minus, or a step of zero
+            pass
+    elif re.fullmatch(r"\s*-?\d+\s*", text):
+        index = int(text)
+        if -count <= index < count:
+            return range(index % count, index % count + 1)
+        raise InputError(f"--frames {text}: there are {count} frames, from 0")
+    raise InputError(f"--frames {text}: expected A:B:C (each may be left out; C not 0), or one number")
 
-    `info` holds step and time_fs. Stored velocities become momenta.
-    """
-    symbols = np.array(trajectory.symbols)[trajectory.species]
-    atoms = ase.Atoms(
-        symbols=list(symbols),
-        positions=frame.positions,
-        masses=trajectory.masses,
-        cell=frame.cell,
-        pbc=trajectory.pbc,
-        info={"step": frame.step, "time_fs": frame.time_fs},
-    )
-    if trajectory.type_names != trajectory.symbols:
-        atoms.set_array("type", np.array(trajectory.type_names)[trajectory.species])
-    if frame.velocities is not None:
-        atoms.set_velocities(frame.velocities / ase.units.fs)
-    if wrap:
-        atoms.wrap()
-    results: dict[str, object] = {}
-    if not np.isnan(frame.observables.get("potential_energy", np.nan)):
-        results["energy"] = frame.observables["potential_energy"]
-    if frame.forces is not None:
-        results["forces"] = frame.forces
-    if results:
-        atoms.calc = SinglePointCalculator(atoms, **results)
-    return atoms
+
+def wrapped(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """Positions (N, 3), Å, moved by whole cell vectors into the cell (rows are vectors), in the periodic directions."""
+    fractional = positions @ np.linalg.inv(cell)
+    whole = np.where(pbc, np.floor(fractional), 0.0)
+    return positions - whole @ cell

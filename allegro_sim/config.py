@@ -1,4 +1,4 @@
-"""The input file: TOML -> typed, frozen settings. One table, KEYS, holds every default, unit, bound and description."""
+"""The input file: TOML -> typed, frozen settings, by the table of `keys`."""
 
 from __future__ import annotations
 
@@ -12,155 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from allegro_sim.errors import InputError
-
-REQUIRED = object()
-"""Default of a key that the input must give."""
-
-INPUT_NAME = object()
-"""Default of `output.directory`: the name of the input file without its ending."""
-
-
-@dataclass(frozen=True)
-class Key:
-    """One key of the input.
-
-    kind: "integer", "number", "boolean", "text", "input path" (relative to the input file), "output path" (relative to
-    the current directory), "counts" (three integers), "names" (table of texts) or "numbers" (table of numbers). Bounds
-    hold for each number in it; `above` excludes the bound itself.
-    """
-
-    section: str
-    name: str
-    kind: str
-    default: Any
-    description: str
-    unit: str = ""
-    minimum: float | None = None
-    above: float | None = None
-    choices: tuple[str, ...] = ()
-
-    @property
-    def path(self) -> str:
-        return f"{self.section}.{self.name}"
-
-
-SECTIONS = {
-    "model": "the trained model",
-    "structure": "the atoms to start from",
-    "run": "how long, and on what",
-    "neighbors": "the neighbour list",
-    "velocities": "the velocities to start with",
-    "dynamics": "equations of motion",
-    "output": "what is written, where, and how often",
-    "guards": "when to stop a run that went wrong",
-}
-
-KEYS: tuple[Key, ...] = (
-    Key("model", "file", "input path", REQUIRED, "weight file (HDF5), made by `allegro-tools import`"),
-    Key(
-        "model",
-        "types",
-        "names",
-        {},
-        'model type of each chemical symbol of the structure, `{ O = "Ow" }`; needed only where the names differ',
-    ),
-    Key(
-        "model", "masses", "numbers", {}, "masses by model type, `{ H = 2.014 }`; default: the model's", "Da", above=0.0
-    ),
-    Key(
-        "structure",
-        "file",
-        "input path",
-        REQUIRED,
-        "structure: any format that ASE reads (also gzipped), or our trajectory",
-    ),
-    Key("structure", "frame", "integer", -1, "which frame of the file, from 0; -1 is the last"),
-    Key("structure", "replicate", "counts", (1, 1, 1), "copies of the cell along each of its three vectors", minimum=1),
-    Key(
-        "run",
-        "steps",
-        "integer",
-        REQUIRED,
-        "length of the run; a restart continues up to this total",
-        "steps",
-        minimum=0,
-    ),
-    Key("run", "timestep_fs", "number", 0.5, "time step", "fs", above=0.0),
-    Key("run", "seed", "integer", 0, "seed of all random numbers", minimum=0),
-    Key("run", "device", "text", "auto", "where forces are computed", choices=("auto", "cpu", "cuda")),
-    Key(
-        "run",
-        "precision",
-        "text",
-        "auto",
-        "arithmetic of the network: 64 bits, 32 bits, or 32 bits with TF32 products (on a CPU the same as `single`); "
-        "`auto` is `single` on a CPU and `mixed` on a GPU",
-        choices=("auto", "double", "single", "mixed"),
-    ),
-    Key("run", "threads", "integer", 0, "threads of each rank; 0: the cores that are free for it", minimum=0),
-    Key(
-        "neighbors",
-        "skin_A",
-        "number",
-        1.0,
-        "how much farther than the cutoff the neighbour list looks",
-        "Å",
-        minimum=0.0,
-    ),
-    Key(
-        "velocities",
-        "temperature_K",
-        "number",
-        None,
-        "draw Maxwell-Boltzmann velocities of exactly this temperature, total momentum zero; default: the velocities "
-        "in the structure file and, where it has none, `dynamics.temperature_K` (nve: an error)",
-        "K",
-        minimum=0.0,
-    ),
-    Key(
-        "dynamics",
-        "ensemble",
-        "text",
-        "nve",
-        "constant energy (velocity Verlet) or constant temperature (Langevin, BAOAB)",
-        choices=("nve", "langevin"),
-    ),
-    Key(
-        "dynamics", "temperature_K", "number", None, "temperature of the bath; required for langevin", "K", minimum=0.0
-    ),
-    Key("dynamics", "friction_per_ps", "number", 1.0, "friction of the bath; langevin only", "1/ps", minimum=0.0),
-    Key(
-        "output",
-        "directory",
-        "output path",
-        INPUT_NAME,
-        "folder of all output; default: the input file's name without `.toml`",
-    ),
-    Key("output", "trajectory_every", "integer", 100, "interval of frames; 0: no trajectory", "steps", minimum=0),
-    Key(
-        "output",
-        "thermo_every",
-        "integer",
-        10,
-        "interval of thermodynamics; 0: first and last step only",
-        "steps",
-        minimum=0,
-    ),
-    Key(
-        "output", "checkpoint_every", "integer", 1000, "interval of checkpoints; 0: last step only", "steps", minimum=0
-    ),
-    Key("output", "velocities", "boolean", False, "velocities in the trajectory"),
-    Key("output", "forces", "boolean", False, "forces in the trajectory"),
-    Key(
-        "output",
-        "precision",
-        "text",
-        "single",
-        "numbers of the trajectory: 32 or 64 bits",
-        choices=("single", "double"),
-    ),
-    Key("guards", "max_displacement_A", "number", 1.0, "stop when an atom moves farther in one step", "Å", above=0.0),
-)
+from allegro_sim.keys import INPUT_NAME, KEYS, REQUIRED, SECTIONS, Key
 
 
 @dataclass(frozen=True)
@@ -175,6 +27,17 @@ class StructureSettings:
     file: Path
     frame: int
     replicate: tuple[int, int, int]
+    type_column: str
+    lammps_types: tuple[str, ...]
+    lammps_style: str
+    lammps_units: str
+
+
+@dataclass(frozen=True)
+class MinimizeSettings:
+    max_steps: int
+    force_tolerance_eV_A: float
+    max_move_A: float
 
 
 @dataclass(frozen=True)
@@ -210,6 +73,7 @@ class OutputSettings:
     trajectory_every: int
     thermo_every: int
     checkpoint_every: int
+    checkpoint_every_minutes: float
     velocities: bool
     forces: bool
     precision: str
@@ -218,6 +82,16 @@ class OutputSettings:
 @dataclass(frozen=True)
 class GuardSettings:
     max_displacement_A: float
+    max_force_eV_A: float | None
+    min_distance_A: Mapping[str, float]
+    min_temperature_K: float | None
+    max_temperature_K: float | None
+    max_energy_jump_eV: float | None
+    on_displacement: str
+    on_force: str
+    on_distance: str
+    on_temperature: str
+    on_energy: str
 
 
 @dataclass(frozen=True)
@@ -227,6 +101,7 @@ class Settings:
     source: Path
     model: ModelSettings
     structure: StructureSettings
+    minimize: MinimizeSettings
     run: RunSettings
     neighbors: NeighborSettings
     velocities: VelocitySettings
@@ -244,10 +119,14 @@ class Settings:
         return getattr(getattr(self, key.section), key.name)
 
 
-_MAY_CHANGE_ON_RESTART = {
+_MAY_CHANGE_ON_RESTART = {key.path for key in KEYS if key.section in ("guards", "minimize")} | {
     "model.file",  # the model's hash is compared instead
     "structure.file",  # the atoms are compared instead
     "structure.frame",
+    "structure.type_column",
+    "structure.lammps_types",
+    "structure.lammps_style",
+    "structure.lammps_units",
     "run.steps",
     "run.device",
     "run.threads",
@@ -257,7 +136,7 @@ _MAY_CHANGE_ON_RESTART = {
     "output.trajectory_every",
     "output.thermo_every",
     "output.checkpoint_every",
-    "guards.max_displacement_A",
+    "output.checkpoint_every_minutes",
 }
 
 
@@ -305,7 +184,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: the input file cannot be read ({error})") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOML's own, a number of thousands of digits, brackets without end
         raise InputError(f"{path}: not valid TOML: {error}") from None
 
 
@@ -327,7 +206,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
 def _parse_value(text: str, override: str) -> Any:
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         if text[:1] in ("[", "{", '"', "'"):
             raise InputError(f"--set {override}: the value is not valid TOML: {error}") from None
         return text
@@ -378,6 +257,12 @@ def _build(path: Path, tree: dict[str, Any]) -> Settings:
         raise InputError(
             f"{path}: dynamics.temperature_K is missing; the ensemble langevin needs the bath's temperature"
         )
+    coldest, hottest = values["guards"]["min_temperature_K"], values["guards"]["max_temperature_K"]
+    if coldest is not None and hottest is not None and coldest >= hottest:
+        raise InputError(
+            f"{path}: guards.min_temperature_K is {coldest:g}, not below guards.max_temperature_K, {hottest:g}; "
+            "no temperature lies between them"
+        )
     types = get_type_hints(Settings)
     return Settings(source=path, **{section: types[section](**values[section]) for section in SECTIONS})
 
@@ -389,7 +274,11 @@ def _convert(key: Key, value: Any, path: Path) -> Any:
         if not isinstance(value, dict):
             example = '{ O = "Ow" }' if key.kind == "names" else "{ O = 15.999 }"
             raise InputError(f"{where} must be a table such as {example}, found {_shown(value)}")
-        return {name: _scalar(key, entry, f"{where}.{name}") for name, entry in value.items()}
+        return {name: _scalar(key, entry, f"{where}.{_printable(name)}") for name, entry in value.items()}
+    if key.kind == "list":
+        if not isinstance(value, list):
+            raise InputError(f'{where} must be a list of texts such as ["O", "H"], found {_shown(value)}')
+        return tuple(_scalar(key, entry, where) for entry in value)
     if key.kind == "counts":
         if not isinstance(value, list) or len(value) != 3:
             raise InputError(f"{where} must be three whole numbers such as [2, 2, 2], found {_shown(value)}")
@@ -405,24 +294,41 @@ def _scalar(key: Key, value: Any, where: str, folder: Path | None = None) -> Any
     if key.kind in ("integer", "counts"):
         if not isinstance(value, int) or isinstance(value, bool):
             raise InputError(f"{where} must be a whole number, found {_shown(value)}")
-        if abs(value) >= 2**63:
-            raise InputError(f"{where} must fit into 64 bits, found {value}")
-        return _bounded(key, value, where)
+        return _bounded(key, _in_64_bits(value, where), where)
     if key.kind in ("number", "numbers"):
+        if isinstance(value, int):
+            _in_64_bits(value, where)
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             raise InputError(f"{where} must be a number{f' ({key.unit})' if key.unit else ''}, found {_shown(value)}")
         return _bounded(key, float(value), where)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where} must be a text, found {_shown(value)}")
+    if _printable(value) != value:
+        raise InputError(f"{where} must be a text without control characters, found {_shown(value)}")
     if key.choices and value not in key.choices:
         hint = difflib.get_close_matches(value.lower(), key.choices, n=1)
         known = ", ".join(f'"{choice}"' for choice in key.choices)
         raise InputError(
             f"{where} must be one of {known}, found {_shown(value)}" + (f'; did you mean "{hint[0]}"?' if hint else "")
         )
-    if key.kind == "input path":
-        return (folder or Path()) / Path(value).expanduser()
-    return Path(value).expanduser() if key.kind == "output path" else value
+    if key.kind not in ("input path", "output path"):
+        return value
+    try:
+        place = Path(value).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise InputError(f"{where} is {_shown(value)}: {error}") from None
+    return (folder or Path()) / place if key.kind == "input path" else place
+
+
+def _in_64_bits(value: int, where: str) -> int:
+    if abs(value) >= 2**63:
+        raise InputError(f"{where} must fit into 64 bits, found a number of {value.bit_length()} bits")
+    return value
+
+
+def _printable(text: str) -> str:
+    """The text, or what stands for it where it would break a line or a terminal."""
+    return text if text.isprintable() else json.dumps(text)
 
 
 def _bounded(key: Key, value: float, where: str) -> float:

@@ -1,6 +1,7 @@
 """Every error a user can meet. Each message names the file, key or atom, says what was found, and what to do.
 
-Exit codes: 0 done; 1 internal error; 2 the user's input; 3 stopped by a guard.
+Exit codes: 0 done; 1 internal error; 2 the user's input; 3 stopped by a guard or a full disk; 4 stopped from outside,
+after a checkpoint.
 """
 
 from __future__ import annotations
@@ -54,3 +55,15 @@ class GuardStop(AllegroSimError):
     """A guard stopped the run: forces that are not finite or out of range, or an atom that moved too far."""
 
     exit_code = 3
+
+
+class StorageStop(AllegroSimError):
+    """The disk took no more during a run, or there was too little space for what was due; earlier output is whole."""
+
+    exit_code = 3
+
+
+class RunStopped(AllegroSimError):
+    """A signal or `--max-hours` ended the run; a checkpoint was written."""
+
+    exit_code = 4

@@ -26,6 +26,9 @@ LIST_MARGIN = 1.0e-6
 """Å beyond cutoff and skin: rounding cannot lose a pair between two builds."""
 
 
+_NOTHING_WATCHED = np.empty(0)
+
+
 class NeighborList:
     """Verlet list (Verlet, Phys. Rev. 159, 98, 1967) built from cell lists, in compressed rows.
 
@@ -40,6 +43,8 @@ class NeighborList:
     indices : int32 (num_edges,), local rows of j, in each row ascending by (ids[j], images[j] lexicographically)
     reach : float, Å; the halo must hold every copy up to this distance
     reduced_flags : float, the global maximum of the flags given to the last `must_rebuild`
+    reduced_request : float, the same of the requests
+    reduced_watched : float64 (n,), the same of each of those watched
     num_builds : int
     """
 
@@ -52,6 +57,8 @@ class NeighborList:
         self.row_offsets = np.zeros(1, np.int64)
         self.indices = np.empty(0, np.int32)
         self.reduced_flags = 0.0
+        self.reduced_request = 0.0
+        self.reduced_watched = _NOTHING_WATCHED
         self.num_builds = 0
         self._storage = np.empty(0, np.int32)
         self._built_positions = np.empty((0, 3))
@@ -74,12 +81,21 @@ class NeighborList:
             self.cutoffs,
         )
 
-    def must_rebuild(self, system: System, comm: Comm, flags: float = 0.0) -> bool:
+    def must_rebuild(
+        self,
+        system: System,
+        comm: Comm,
+        flags: float = 0.0,
+        request: float = 0.0,
+        watched: np.ndarray = _NOTHING_WATCHED,
+    ) -> bool:
         """Whether any pair could have come within its cutoff unseen (collective: one global maximum).
 
         True on all ranks when on any rank an owned atom has moved more than half the skin since the build; always with
         skin 0 and before the first build. The maximum of `flags` over ranks travels along and is left in
-        `reduced_flags`; a position that is not finite counts as a flag of at least 1.
+        `reduced_flags`; a position that is not finite counts as a flag of at least 1. So does the maximum of `request`,
+        a number that means nothing here, left in `reduced_request`, and that of each of `watched`, float64 (n,)
+        without NaN, left in `reduced_watched`.
         """
         count = system.num_owned
         flags = float(flags)
@@ -90,8 +106,9 @@ class NeighborList:
             rebuild = self.skin == 0.0 or moved > (0.5 * self.skin) ** 2
             if not np.isfinite(moved):
                 flags = max(flags, 1.0)
-        reduced = comm.allreduce_max(np.array([float(rebuild), flags]))
-        self.reduced_flags = float(reduced[1])
+        reduced = comm.allreduce_max(np.array([float(rebuild), flags, float(request), *watched]))
+        self.reduced_flags, self.reduced_request = float(reduced[1]), float(reduced[2])
+        self.reduced_watched = reduced[3:]
         return bool(reduced[0])
 
     def build(self, system: System) -> None:

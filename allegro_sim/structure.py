@@ -1,4 +1,4 @@
-"""Structures: read by ASE, or from a trajectory of this program; types, cell, replication."""
+"""Structures: types of the atoms, cell, replication."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from allegro_sim.cell import Cell
 from allegro_sim.errors import InputError, StructureError
 from allegro_sim.model.description import AllegroModel
-from allegro_sim.units import ACCELERATION
-
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+from allegro_sim.structure_files import SYMBOL, LammpsFormat, RawStructure, raw_of_atoms, read_file
 
 
 @dataclass(frozen=True)
@@ -28,56 +25,50 @@ class Structure:
     positions: np.ndarray  # (N, 3) float64, Å
     velocities: np.ndarray | None  # (N, 3) float64, Å/fs; None where the file has none
     cell: Cell
+    notes: tuple[str, ...] = ()  # what of the file was left out, for the user
 
     @property
     def num_atoms(self) -> int:
         return len(self.types)
 
 
-@dataclass(frozen=True)
-class _Raw:
-    """What a file holds, before types are assigned: a name and an atomic number for each atom."""
-
-    names: Sequence[str]
-    atomic_numbers: np.ndarray
-    positions: np.ndarray
-    velocities: np.ndarray | None
-    vectors: np.ndarray | None
-    pbc: np.ndarray
-
-
 def read_structure(
-    path: str | Path, frame: int = -1, *, model: AllegroModel, type_map: Mapping[str, str] | None = None
+    path: str | Path,
+    frame: int = -1,
+    *,
+    model: AllegroModel,
+    type_map: Mapping[str, str] | None = None,
+    type_column: str = SYMBOL,
+    lammps_types: Sequence[str] = (),
+    lammps_style: str = "auto",
+    lammps_units: str = "metal",
 ) -> Structure:
-    """Read one frame of a structure file, anything that ASE reads or our HDF5, and assign the model's types.
+    """Read one frame of a structure file and assign the model's types.
 
-    A type is found by `type_map` (name in the file -> model type), else by the same name, else by the element where
-    just one model type is of it.
+    Anything that ASE reads; LAMMPS data, with `lammps_types` naming its atom types; a trajectory or a checkpoint of
+    this program, with its ids, velocities and unwrapped positions.
+
+    An atom's name is its chemical symbol, or what `type_column` of the file holds for it. Its type is found by
+    `type_map` (name -> model type), else by the same name, else by the element where just one model type is of it.
 
     Raises
     ------
     StructureError : unreadable file, no such frame, no atoms, elements not in the model, positions that are not finite,
         a cell without volume
-    InputError : the type map names a type that the model lacks
+    InputError : the type map or `lammps_types` name a type that the model lacks, or there is no such column
     """
-    path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            start = file.read(len(_HDF5_SIGNATURE))
-    except FileNotFoundError:
-        raise StructureError(f"{path}: there is no such structure file") from None
-    except OSError as error:
-        raise StructureError(f"{path}: the structure file cannot be read: {error.strerror}") from None
-    if start.startswith(_HDF5_SIGNATURE):
-        raw = _read_hdf5(path, frame)
-    else:
-        raw = _read_with_ase(path, frame)
-    return _checked_structure(str(path), raw, model, type_map or {})
+    path, type_map = Path(path), type_map or {}
+    lammps = None
+    if lammps_types:
+        numbers = [_number_of_name(name, model, type_map) for name in lammps_types]
+        lammps = LammpsFormat(lammps_types, numbers, lammps_style, lammps_units)
+    raw = read_file(path, frame, column=type_column, lammps=lammps)
+    return _checked_structure(str(path), raw, model, type_map)
 
 
 def structure_of_atoms(atoms: Any, model: AllegroModel, type_map: Mapping[str, str] | None = None) -> Structure:
     """The structure of an `ase.Atoms`; types and errors as for `read_structure`."""
-    return _checked_structure("the atoms", _raw_of_atoms(atoms), model, type_map or {})
+    return _checked_structure("the atoms", raw_of_atoms("the atoms", atoms), model, type_map or {})
 
 
 def element_symbols(atomic_numbers: Sequence[int] | np.ndarray) -> list[str]:
@@ -143,7 +134,7 @@ def type_masses(model: AllegroModel, masses: Mapping[str, float]) -> np.ndarray:
     return result
 
 
-def _checked_structure(source: str, raw: _Raw, model: AllegroModel, type_map: Mapping[str, str]) -> Structure:
+def _checked_structure(source: str, raw: RawStructure, model: AllegroModel, type_map: Mapping[str, str]) -> Structure:
     """Assign types and check; `source` begins the messages."""
     if len(raw.names) == 0:
         raise StructureError(f"{source}: the structure has no atoms")
@@ -152,13 +143,30 @@ def _checked_structure(source: str, raw: _Raw, model: AllegroModel, type_map: Ma
         cell = Cell(raw.vectors, raw.pbc)
     except StructureError as error:
         raise StructureError(f"{source}: {error}") from None
+    types = _assign_types(source, raw, model, type_map)
+    numbers = np.where(raw.atomic_numbers > 0, raw.atomic_numbers, model.atomic_numbers[types])
     return Structure(
-        symbols=tuple(element_symbols(raw.atomic_numbers)),
-        types=_assign_types(source, raw, model, type_map),
+        symbols=tuple(element_symbols(numbers)),
+        types=types,
         positions=np.array(raw.positions, np.float64),
         velocities=None if raw.velocities is None else np.array(raw.velocities, np.float64),
         cell=cell,
+        notes=raw.notes,
     )
+
+
+def _number_of_name(name: str, model: AllegroModel, type_map: Mapping[str, str]) -> int:
+    """Atomic number of an atom type of LAMMPS data."""
+    from ase.data import atomic_numbers
+
+    if name in type_map or name in model.type_names:
+        return int(model.atomic_numbers[_type_index(model, type_map.get(name, name), f"model.types.{name}")])
+    if name not in atomic_numbers:
+        raise InputError(
+            f"structure.lammps_types: {name!r} is no chemical symbol, no type of the model "
+            f"({', '.join(model.type_names)}) and not in [model] types"
+        )
+    return atomic_numbers[name]
 
 
 def _type_index(model: AllegroModel, name: str, key: str) -> int:
@@ -167,7 +175,7 @@ def _type_index(model: AllegroModel, name: str, key: str) -> int:
     return model.type_names.index(name)
 
 
-def _assign_types(source: str, raw: _Raw, model: AllegroModel, type_map: Mapping[str, str]) -> np.ndarray:
+def _assign_types(source: str, raw: RawStructure, model: AllegroModel, type_map: Mapping[str, str]) -> np.ndarray:
     """Model type of each atom, int32 (N,)."""
     mapped = {name: _type_index(model, target, f"model.types.{name}") for name, target in type_map.items()}
     pairs = list(zip(raw.names, (int(number) for number in raw.atomic_numbers), strict=True))
@@ -185,7 +193,7 @@ def _assign_types(source: str, raw: _Raw, model: AllegroModel, type_map: Mapping
         elif same_element:
             several[name] = [model.type_names[t] for t in same_element]
         else:
-            missing[name] += count
+            missing[element_symbols([number])[0] if number else name] += count
     if missing:
         listed = ", ".join(f"{name} ({count} atom{'s' if count > 1 else ''})" for name, count in missing.most_common())
         raise StructureError(
@@ -201,7 +209,7 @@ def _assign_types(source: str, raw: _Raw, model: AllegroModel, type_map: Mapping
     return np.array([found[pair] for pair in pairs], np.int32)
 
 
-def _check_finite(source: str, raw: _Raw) -> None:
+def _check_finite(source: str, raw: RawStructure) -> None:
     for what, values in (("position", raw.positions), ("velocity", raw.velocities)):
         if values is None:
             continue
@@ -213,74 +221,3 @@ def _check_finite(source: str, raw: _Raw) -> None:
                 f"{source}: the {what} of atom {atom}{more}, {raw.names[atom]}, is not finite: {values[atom].tolist()} "
                 "(atoms are counted from 0). Correct the file"
             )
-
-
-def _read_with_ase(path: Path, frame: int) -> _Raw:
-    import ase
-    import ase.io
-
-    try:
-        # Not in parallel: ASE would broadcast over MPI, and only rank 0 reads.
-        atoms = ase.io.read(path, index=frame, parallel=False)
-    except (IndexError, StopIteration):
-        raise StructureError(f"{path}: there is no frame {frame} in the file (structure.frame counts from 0)") from None
-    except Exception as error:  # ASE's readers raise whatever their parsing meets
-        reason = str(error).strip().splitlines()
-        raise StructureError(
-            f"{path}: ASE cannot read this as a structure: {type(error).__name__}: {reason[0] if reason else ''}"
-        ) from None
-    if not isinstance(atoms, ase.Atoms):
-        raise StructureError(f"{path}: ASE found no structure in it")
-    return _raw_of_atoms(atoms)
-
-
-def _raw_of_atoms(atoms: Any) -> _Raw:
-    velocities = None
-    if atoms.has("momenta"):
-        # ASE's unit of velocity is sqrt(eV/Da).
-        velocities = atoms.get_velocities() * np.sqrt(ACCELERATION)
-    return _Raw(
-        names=atoms.get_chemical_symbols(),
-        atomic_numbers=atoms.numbers,
-        positions=atoms.positions,
-        velocities=velocities,
-        vectors=np.array(atoms.cell) if atoms.cell.any() else None,
-        pbc=atoms.pbc,
-    )
-
-
-def _read_hdf5(path: Path, frame: int) -> _Raw:
-    """A frame of a trajectory of this program."""
-    from ase.data import atomic_numbers
-
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            if "particles/all/position" not in file:
-                raise StructureError(f"{path}: is HDF5, but not a trajectory of this program")
-            elements, fields = _read_trajectory(file, frame)
-    except (OSError, KeyError, ValueError) as error:
-        raise StructureError(f"{path}: cannot be read as a trajectory of this program: {error}") from None
-    except IndexError:
-        raise StructureError(f"{path}: there is no frame {frame} in the file (structure.frame counts from 0)") from None
-    numbers = np.array([atomic_numbers[symbol] for symbol in elements], np.int64)
-    return _Raw(atomic_numbers=numbers, **fields)
-
-
-def _read_trajectory(file: h5py.File, frame: int) -> tuple[list[str], dict[str, Any]]:
-    particles = file["particles/all"]
-    steps = particles["position/step"]
-    if not -len(steps) <= frame < len(steps):
-        raise IndexError
-    frame %= len(steps)
-    species = particles["species"][()]
-    names = file["parameters/types/name"].asstr()[()]
-    elements = file["parameters/types/element"].asstr()[()]
-    boundary = particles["box"].attrs["boundary"]
-    fields = {
-        "names": [names[t] for t in species],
-        "positions": particles["position/value"][frame],
-        "velocities": particles["velocity/value"][frame] if "velocity" in particles else None,
-        "vectors": particles["box/edges/value"][frame] if "edges" in particles["box"] else None,
-        "pbc": np.array([b in ("periodic", b"periodic") for b in boundary]),
-    }
-    return [elements[t] for t in species], fields

@@ -5,6 +5,7 @@ Modules in tests/support/ are imported as `from support import NAME`.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -20,6 +21,21 @@ TESTS = Path(__file__).resolve().parent
 REPOSITORY = TESTS.parent
 sys.path.insert(0, str(TESTS))
 
+
+def gpu_is_there() -> bool:
+    """Whether an NVIDIA driver finds a GPU; nothing that is slow to import is asked."""
+    try:
+        driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(0)
+    except OSError:
+        return False
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+# Without a GPU, kernels of numba.cuda run in its simulator, which must be chosen before it is first imported. With one,
+# tests that need the simulator are left to a run of their own: NUMBA_ENABLE_CUDASIM=1 pytest.
+os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "0" if gpu_is_there() else "1")
+SIMULATED = os.environ["NUMBA_ENABLE_CUDASIM"] == "1"
+
 # The same examples on every run, and no deadline: the first call of a kernel may compile it.
 hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("reproducible")
@@ -30,12 +46,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--slow"):
-        return
-    skip = pytest.mark.skip(reason="slow: run with --slow")
+    slow = pytest.mark.skip(reason="slow: run with --slow")
+    gpu = pytest.mark.skip(reason="needs an NVIDIA GPU, and NUMBA_ENABLE_CUDASIM unset or 0")
+    simulator = pytest.mark.skip(reason="a GPU is in use: run with NUMBA_ENABLE_CUDASIM=1")
     for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(slow)
+        if "gpu" in item.keywords and SIMULATED:
+            item.add_marker(gpu)
+        if "simulator" in item.keywords and not SIMULATED:
+            item.add_marker(simulator)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +85,7 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture(params=["cpu"])
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def backend(request: pytest.FixtureRequest) -> str:
     """Device a test runs on: every device there is a potential for."""
     return request.param
@@ -81,6 +101,15 @@ def find_launcher() -> str | None:
     """Path of mpirun: of this interpreter's environment first, then of PATH."""
     environment = str(Path(sys.executable).parent)
     return shutil.which("mpirun", path=environment) or shutil.which("mpirun")
+
+
+@pytest.fixture(scope="session")
+def launcher() -> str:
+    """Path of mpirun; for tests that end its ranks themselves. Others take the fixture `mpirun`."""
+    found = find_launcher()
+    if found is None:
+        pytest.skip("needs an MPI launcher (mpirun)")
+    return found
 
 
 @pytest.fixture(scope="session")

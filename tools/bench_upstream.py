@@ -54,21 +54,29 @@ def serve(job: dict[str, Any]) -> None:
     }
     data = from_dict({name: torch.as_tensor(value) for name, value in fields.items()})
     data = compute_neighborlist_(data, r_max=job["cutoff"])
+    device = job.get("device", "cpu")
+    data = {name: value.to(device) for name, value in data.items()}
 
     load = ModelFromPackage if job["checkpoint"].endswith(".nequip.zip") else ModelFromCheckpoint
-    models = {"eager": load(job["checkpoint"], compile_mode="eager")["sole_model"].eval()}
+    models = {"eager": load(job["checkpoint"], compile_mode="eager")["sole_model"].eval().to(device)}
     if job["torch_compile"]:
-        models["torch.compile"] = load(job["checkpoint"], compile_mode="compile")["sole_model"].eval()
+        models["torch.compile"] = load(job["checkpoint"], compile_mode="compile")["sole_model"].eval().to(device)
     if job["compiled"]:
         from nequip.model.inference_models import load_compiled_model
 
-        models["aotinductor"] = load_compiled_model(job["compiled"], "cpu")[0]
+        models["aotinductor"] = load_compiled_model(job["compiled"], device)[0]
+
+    def wait() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize()
 
     def evaluate(name: str) -> tuple[float, Any]:
         given = {key: value.clone() for key, value in data.items()}
+        wait()
         start = time.perf_counter()
         result = models[name](given)
         forces = result[AtomicDataDict.FORCE_KEY].detach()
+        wait()
         return time.perf_counter() - start, forces
 
     def answer(**values: Any) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from allegro_sim.config import INPUT_NAME, KEYS, REQUIRED, SECTIONS, Key, plain_value, toml_value
+from allegro_sim.config import plain_value, toml_value
+from allegro_sim.keys import INPUT_NAME, KEYS, REQUIRED, SECTIONS, Key
 
-BEGIN = "<!-- tables: made by tools/input_reference.py from allegro_sim/config.py; do not edit -->"
+BEGIN = "<!-- tables: made by tools/input_reference.py from allegro_sim/keys.py; do not edit -->"
 END = "<!-- end of tables -->"
 
 

@@ -16,7 +16,11 @@ VERBS = {
     "info": ("info", "show what is in a weight file"),
     "check": ("check", "evaluate a weight file's self-checks on this machine"),
     "evaluate": ("evaluate", "energy, forces and virial of one structure"),
-    "convert": ("convert", "write a trajectory as extended XYZ"),
+    "repair": ("repair", "cut what a killed run left to its last whole frame, row and checkpoint"),
+    "convert": ("convert", "write a trajectory as extended XYZ, XTC, DCD, LAMMPS dump or PDB"),
+    "thermo": ("thermo", "averages of thermodynamics with their errors"),
+    "plot": ("plot", "draw thermodynamics and pair distribution functions"),
+    "plan": ("plan", "memory, traffic and speed of an input on a number of ranks or GPUs"),
 }
 """Verb -> (module, one line of help). A module offers `add_arguments(parser)` and `run(args) -> exit code`."""
 

@@ -2,6 +2,8 @@
 
     PYTHON upstream.py evaluate JOB.json    results of a checkpoint for structures given as arrays
     PYTHON upstream.py build JOB.json       a checkpoint of a model with random weights
+    PYTHON upstream.py script JOB.json      a checkpoint's model as TorchScript
+    PYTHON upstream.py package JOB.json     a checkpoint's model as a package
 
 A float32 checkpoint is evaluated with its weights cast to float64 and every constant (Wigner 3j symbols, norms, grids
 of splines) computed in float64: a model of dtype float64 is built from the checkpoint's options and given its weights.
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from importlib.metadata import version
 
 import numpy as np
 import torch
@@ -20,22 +23,28 @@ from nequip.train import NequIPLightningModule
 from nequip.utils.global_state import set_global_state
 from nequip.utils.versions import get_current_code_versions
 
+OLD = version("nequip").startswith("0.7.")
+OLD_LOSS = {
+    "_target_": "nequip.train.EnergyForceLoss",
+    "per_atom_energy": True,
+    "coeffs": {"total_energy": 1.0, "forces": 1.0},
+}  # nequip 0.7 builds no training module without one
 CONSTANTS = ("w3j", "spline.lower", "spline.upper", "atomic_numbers")
 
 
-def load(path: str, raw_weights: bool) -> torch.nn.Module:
+def load(path: str, config: dict, model_name: str, raw_weights: bool) -> torch.nn.Module:
     """The model of a checkpoint or package as upstream loads it, or with the weights of the last training step."""
     if path.endswith(".nequip.zip"):
         from nequip.model import ModelFromPackage
 
-        return ModelFromPackage(path)["sole_model"]
+        return ModelFromPackage(path)[model_name]
     if not raw_weights:
         from nequip.model import ModelFromCheckpoint
 
-        return ModelFromCheckpoint(path)["sole_model"]
+        return ModelFromCheckpoint(path)[model_name]
     checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-    model = build(checkpoint["hyper_parameters"]["model"])
-    prefix = "model.sole_model."
+    model = build(config)
+    prefix = f"model.{model_name}."
     state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     model.load_state_dict(state)
     return model
@@ -43,7 +52,8 @@ def load(path: str, raw_weights: bool) -> torch.nn.Module:
 
 def build(config: dict) -> torch.nn.Module:
     """A model from its resolved options (with `_target_`), as training builds it."""
-    module = NequIPLightningModule(model=config, num_datasets={"train": 1, "val": 0, "test": 0, "predict": 0})
+    datasets = {"train": 1, "val": 0, "test": 0, "predict": 0}
+    module = NequIPLightningModule(model=config, num_datasets=datasets, **({"loss": OLD_LOSS} if OLD else {}))
     return module.model["sole_model"]
 
 
@@ -56,7 +66,7 @@ def as_float64(model: torch.nn.Module, config: dict, pair_cutoff_exponent: float
     inner["model_dtype"] = "float64"
     inner.pop("compile_mode", None)
     inner.pop("scatter_features", None)  # false, and gone since nequip-allegro 0.7
-    if inner.get("pair_potential") and pair_cutoff_exponent is not None:
+    if inner.get("pair_potential") and pair_cutoff_exponent is not None and not OLD:
         inner["pair_potential"]["polynomial_cutoff_p"] = pair_cutoff_exponent
     double = build(config)
     state = double.state_dict()
@@ -84,7 +94,7 @@ def evaluate(model: torch.nn.Module, config: dict, types, positions, cell, pbc) 
     data = from_dict({k: torch.as_tensor(v) for k, v in fields.items()})
     data = compute_neighborlist_(data, r_max=float(config["r_max"]))
     table = config.get("per_edge_type_cutoff")
-    if table is not None:
+    if table is not None and not OLD:  # edges beyond their own cutoff contribute zero in any case
         from nequip.data.transforms import NeighborListTransform
 
         transform = NeighborListTransform(
@@ -116,7 +126,8 @@ def evaluate(model: torch.nn.Module, config: dict, types, positions, cell, pbc) 
 
 def run_evaluate(job: dict) -> None:
     """job: checkpoint, config, raw_weights, pair_cutoff_exponent, structures (npz), output (npz), count."""
-    model = as_float64(load(job["checkpoint"], job["raw_weights"]), job["config"], job["pair_cutoff_exponent"])
+    model = load(job["checkpoint"], job["config"], job["model_name"], job["raw_weights"])
+    model = as_float64(model, job["config"], job["pair_cutoff_exponent"])
     structures = np.load(job["structures"])
     results: dict[str, np.ndarray] = {"versions": np.array(json.dumps(get_current_code_versions(verbose=False)))}
     for index in range(job["count"]):
@@ -130,8 +141,8 @@ def run_evaluate(job: dict) -> None:
 def run_build(job: dict) -> None:
     """job: config, run_config, training_module, output: a Lightning checkpoint of a model with random weights.
 
-    The entries are those Lightning's trainer writes and `ModelFromCheckpoint` reads. Bessel frequencies are moved off
-    their initial values as training would, and with EMAWeights the raw weights away from their averages.
+    The entries are those Lightning's trainer writes and `ModelFromCheckpoint` reads. Bessel frequencies, scales and
+    shifts are moved off their initial values as training would, and raw weights away from their averages.
     """
     import lightning
     from hydra.utils import get_class
@@ -139,25 +150,75 @@ def run_build(job: dict) -> None:
     info = dict(job["run_config"])
     info["versions"] = get_current_code_versions(verbose=False)
     info["training_module"] = {"_target_": job["training_module"], "model": job["config"]}
+    schedule_free = "ScheduleFree" in job["training_module"]
+    optimizer = {"_target_": "schedulefree.AdamWScheduleFree", "lr": 0.02} if schedule_free else None
     module = get_class(job["training_module"])(
-        model=job["config"], num_datasets={"train": 1, "val": 0, "test": 0, "predict": 0}, info_dict=info
+        model=job["config"],
+        num_datasets={"train": 1, "val": 0, "test": 0, "predict": 0},
+        info_dict=info,
+        **({"optimizer": optimizer} if schedule_free else {}),
+        **({"loss": OLD_LOSS} if OLD else {}),
     )
     generator = torch.Generator().manual_seed(1)
+
+    def noise(parameter: torch.Tensor) -> torch.Tensor:
+        return torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator)
+
     with torch.no_grad():
         for name, parameter in module.model.named_parameters():
             if name.endswith(("bessel_weights", "scales", "shifts")) or hasattr(module, "ema"):
-                parameter += 0.05 * torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator)
+                parameter += 0.05 * noise(parameter)
+    checkpoint = {"epoch": 0, "global_step": 0, "pytorch-lightning_version": lightning.__version__}
     if hasattr(module, "ema"):
         module.ema.update_parameters(module.model)
-    checkpoint = {
-        "epoch": 0,
-        "global_step": 0,
-        "pytorch-lightning_version": lightning.__version__,
+    if schedule_free:
+        optimizer = module.configure_optimizers()
+        optimizer.train()
+        for _ in range(3):
+            for parameter in module.model.parameters():
+                parameter.grad = noise(parameter)
+            optimizer.step()
+        checkpoint["schedulefree_optimizer_state_dict"] = optimizer.state_dict()
+    checkpoint |= {
         "state_dict": module.state_dict(),
         "hparams_name": "kwargs",
         "hyper_parameters": dict(module.hparams),
     }
     torch.save(checkpoint, job["output"])
+
+
+def run_script(job: dict) -> None:
+    """job: checkpoint, config, output: the model as TorchScript, with the texts that `nequip-compile` adds."""
+    from e3nn.util.jit import script
+
+    model = load(job["checkpoint"], job["config"], "sole_model", False).eval()
+    config = job["config"]
+    while config["_target_"] == "nequip.model.modify":
+        config = config["model"]
+    texts = {
+        "model_dtype": config["model_dtype"],
+        "type_names": " ".join(config["type_names"]),
+        "num_types": str(len(config["type_names"])),
+        "r_max": str(config["r_max"]),
+    }
+    torch.jit.save(script(model), job["output"], _extra_files=texts)
+
+
+def run_package(job: dict) -> None:
+    """job: checkpoint, config, run_config, output: the model as a package, without the example data."""
+    import yaml
+
+    models = torch.nn.ModuleDict({"sole_model": load(job["checkpoint"], job["config"], "sole_model", False).eval()})
+    versions = yaml.dump(get_current_code_versions(verbose=False))
+    with torch.package.PackageExporter(job["output"]) as package:
+        package.extern("**")
+        package.save_text("model", "config.yaml", yaml.dump({"training_module": {"model": job["config"]}}))
+        if OLD:
+            package.save_text("model", "versions.txt", versions)
+        else:
+            metadata = {"package_version_id": 1, "versions": get_current_code_versions(verbose=False)}
+            package.save_text("model", "package_metadata.txt", yaml.dump(metadata))
+        package.save_pickle("model", "eager_model.pkl", models, dependencies=False)
 
 
 def main() -> None:
@@ -168,7 +229,7 @@ def main() -> None:
     set_global_state()
     with open(sys.argv[2], encoding="utf-8") as file:
         job = json.load(file)
-    {"evaluate": run_evaluate, "build": run_build}[sys.argv[1]](job)
+    {"evaluate": run_evaluate, "build": run_build, "script": run_script, "package": run_package}[sys.argv[1]](job)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,9 @@ from allegro_sim.units import BAR, BOLTZMANN, KINETIC
 _AT_REST = 1.0e-6
 """Total momentum below this fraction of its thermal size counts as none."""
 
+_SLIMMEST = 1.0e-9
+"""A moment of inertia below this fraction of the largest, or this many Da Å² at all, is none: nothing turns."""
+
 
 @dataclass(frozen=True)
 class KineticSums:
@@ -81,13 +84,85 @@ def reduce_kinetic(system: System, comm: Comm) -> tuple[np.ndarray, np.ndarray]:
     return words[:-3], words[-3:]
 
 
+@dataclass(frozen=True)
+class Rotation:
+    """How the whole system turns about its centre of mass; the same bits on any number of ranks."""
+
+    centre: np.ndarray  # (3,) Å
+    momentum: np.ndarray  # (3,) angular, Da Å²/fs
+    inertia: np.ndarray  # (3, 3) Da Å²
+
+    @property
+    def axes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Moments (n,), Da Å², and axes (3, n) that the system can turn about: 3, of a line 2, of a point none."""
+        moments, axes = np.linalg.eigh(self.inertia)
+        free = moments > _SLIMMEST * max(float(moments[-1]), _SLIMMEST)
+        return moments[free], axes[:, free]
+
+    def velocity(self) -> np.ndarray:
+        """Angular velocity (3,), 1/fs, of a rigid body with this momentum."""
+        moments, axes = self.axes
+        return axes @ ((self.momentum @ axes) / moments)
+
+
+def measure_rotation(system: System, comm: Comm) -> Rotation | None:
+    """Angular momentum and inertia of a cluster (collective); None where a direction is periodic, or atoms are too far
+    apart to sum up."""
+    if system.cell.pbc.any():
+        return None
+    n = system.num_owned
+    masses = system.masses[system.types[:n], None]
+    weighted = _reduce_columns(masses * system.positions[:n], comm)
+    if weighted is None:
+        return None
+    centre = weighted / float(atoms_by_type(system, comm) @ system.masses)
+    x, y, z = (system.positions[:n] - centre).T
+    u, v, w = (masses * system.velocities[:n]).T
+    m = masses[:, 0]
+    columns = (
+        y * w - z * v,
+        z * u - x * w,
+        x * v - y * u,
+        m * x * x,
+        m * y * y,
+        m * z * z,
+        m * x * y,
+        m * x * z,
+        m * y * z,
+    )
+    sums = _reduce_columns(np.stack(columns, axis=1), comm)
+    if sums is None:
+        return None
+    xx, yy, zz, xy, xz, yz = sums[3:]
+    inertia = np.array([[yy + zz, -xy, -xz], [-xy, xx + zz, -yz], [-xz, -yz, xx + yy]])
+    return Rotation(centre, sums[:3], inertia)
+
+
+def _reduce_columns(values: np.ndarray, comm: Comm) -> np.ndarray | None:
+    """Sums over all atoms of each column of `values` (n, k), float64 (k,); None where a term is out of range."""
+    words = np.zeros((values.shape[1] + 1, 2), np.int64)
+    words[-1, 0] = not sum_columns(words[:-1], np.ascontiguousarray(values))
+    words = comm.allreduce_sum(words)
+    return None if words[-1, 0] else words_to_float(words[:-1])
+
+
 def degrees_of_freedom(system: System, comm: Comm, conserves_momentum: bool) -> int:
-    """3N - 3 where total momentum is zero now and stays so, else 3N. At least 1, so that a temperature exists."""
+    """3N, less 3 where total momentum is zero now and stays so, and less the number of axes that a cluster could turn
+    about where its angular momentum is. At least 1, so that a temperature exists."""
     kinetic, momentum = reduce_kinetic(system, comm)
-    total_mass = float(atoms_by_type(system, comm) @ system.masses)
-    thermal = math.sqrt(2.0 * total_mass * float(kinetic.sum()) / KINETIC)
-    still = conserves_momentum and float(np.abs(momentum).max()) <= _AT_REST * thermal
-    return max(3 * system.num_global - (3 if still else 0), 1)
+    freedom = 3 * system.num_global
+    if conserves_momentum:
+        total_mass = float(atoms_by_type(system, comm) @ system.masses)
+        thermal = math.sqrt(2.0 * float(kinetic.sum()) / KINETIC)  # of a body of mass 1 Da
+        still = float(np.abs(momentum).max()) <= _AT_REST * thermal * math.sqrt(total_mass)
+        freedom -= 3 if still else 0
+        rotation = measure_rotation(system, comm)
+        if rotation is not None and still:
+            moments, _ = rotation.axes
+            largest = math.sqrt(float(max(moments, default=0.0)))
+            calm = float(np.abs(rotation.momentum).max()) <= _AT_REST * thermal * largest
+            freedom -= len(moments) if calm else 0
+    return max(freedom, 1)
 
 
 def atoms_by_type(system: System, comm: Comm) -> np.ndarray:

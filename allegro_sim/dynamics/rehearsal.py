@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from allegro_sim.cell import Cell
-from allegro_sim.dynamics.guard import Guard
+from allegro_sim.dynamics.guard import Guard, Limits
 from allegro_sim.dynamics.langevin import Langevin
 from allegro_sim.dynamics.observables import measure
 from allegro_sim.dynamics.velocities import draw_velocities
@@ -47,13 +47,13 @@ class Rehearsal:
         system, comm = self._system, self._comm
         potential.prepare()
         integrators = (VelocityVerlet(0.1, self._masses), Langevin(0.1, self._masses, 300.0, 1.0, seed=0))
-        guard = Guard(1.0)
+        guard = Guard(Limits(displacement=1.0))
         draw_velocities(system, comm, 300.0, 0, True)
         potential.compute(system, self._neighbors, want_virial=True)
         self._domain.add_forces(system)
         guard.remember(system)
         for integrator in integrators:
             integrator.first_half(system, 0, measure=True)
-            guard.fault(system)
+            guard.broken(system)
             integrator.second_half(system)
             measure(system, comm, integrator.kinetic_sums(system), 3)

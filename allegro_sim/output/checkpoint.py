@@ -25,6 +25,7 @@ import h5py
 import numpy as np
 
 from allegro_sim.errors import OutputError, RestartError
+from allegro_sim.output.h5md import reason
 
 CHECKPOINT_VERSION = 1
 CHECKPOINT_PATTERN = re.compile(r"checkpoint-(\d{9,})\.h5")
@@ -81,6 +82,11 @@ def _step_in_name(path: Path) -> int:
     return int(match.group(1))
 
 
+def checkpoint_size(num_atoms: int) -> int:
+    """Bytes that a checkpoint takes at most, unless its settings are very long."""
+    return 52 * num_atoms + (1 << 18)
+
+
 def write_checkpoint(directory: str | Path, checkpoint: Checkpoint, keep: int = KEPT) -> Path:
     """Write a checkpoint, then remove all but the newest `keep`.
 
@@ -95,7 +101,7 @@ def write_checkpoint(directory: str | Path, checkpoint: Checkpoint, keep: int = 
         _sync_directory(path.parent)
     except (OSError, RuntimeError) as error:
         unfinished.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {error}") from None
+        raise OutputError(f"{path}: cannot be written: {reason(error)}") from None
     for old in list_checkpoints(directory)[keep:]:
         old.unlink(missing_ok=True)
     return path
@@ -145,6 +151,17 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a file is a checkpoint, or was one before it was damaged: by its name, or its first line."""
+    if CHECKPOINT_PATTERN.fullmatch(Path(path).name):
+        return True
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read and verify a checkpoint.
 
@@ -168,7 +185,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except FileNotFoundError:
         raise RestartError(f"{path}: there is no such checkpoint file") from None
     except OSError as error:
-        raise RestartError(f"{path}: cannot be read: {error}") from None
+        raise RestartError(f"{path}: cannot be read: {reason(error)}") from None
 
 
 def _read_hdf5(path: Path) -> Checkpoint:
@@ -194,7 +211,10 @@ def newest_checkpoint(directory: str | Path, warn: Callable[[str], None]) -> tup
     """
     paths = list_checkpoints(directory)
     if not paths:
-        raise RestartError(f"{directory}: has no checkpoint to restart from; start the run without --restart")
+        raise RestartError(
+            f"{directory}: has no checkpoint to restart from; start the run without --restart (with --overwrite where "
+            "output of an earlier run is to be replaced)"
+        )
     for path in paths:
         try:
             return path, load_checkpoint(path)

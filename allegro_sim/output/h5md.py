@@ -26,8 +26,9 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ GROUPS: dict[str, str] = {"position": "Angstrom", "velocity": "Angstrom fs-1", "
 _CHUNK_ATOMS = 1 << 22  # a chunk is one frame, or at most this many atoms of it (HDF5 allows 4 GiB)
 _CHUNK_CELLS, _CHUNK_SCALARS = 16, 256
 DTYPES: dict[str, np.dtype[Any]] = {"single": np.dtype("<f4"), "double": np.dtype("<f8")}
+_END_OF_FILE = 40
+"""Where a superblock of version 0 has the end-of-file address."""
+
 LIBVER_FILE, LIBVER_DATASETS = ("earliest", "v110"), ("v110", "v110")
 
 
@@ -63,7 +67,14 @@ def reporting(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, KeyError) as error:
-        raise OutputError(f"{path}: {doing}: {error}") from None
+        raise OutputError(f"{path}: {doing}: {reason(error)}") from None
+
+
+def reason(error: Exception) -> str:
+    """One line of what went wrong: the operating system's word for it, where HDF5 passes that on among much else."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    found = re.search(r"error message = '([^']*)'", text)
+    return found.group(1) if found else " ".join(text.split())
 
 
 def read_steps(dataset: h5py.Dataset) -> np.ndarray:
@@ -82,23 +93,65 @@ def count_whole(steps: np.ndarray, last_step: int | None = None) -> int:
     return int(np.argmax(stops)) if stops.any() else len(steps)
 
 
-def extend_end_of_file(path: Path) -> None:
-    """Tell the superblock how long the file is, as `h5clear --increment` does.
+def count_complete(steps: np.ndarray, datasets: Iterable[h5py.Dataset], last_step: int | None = None) -> int:
+    """Number of leading entries that count, as `count_whole`, and that every one of the datasets has."""
+    return min([count_whole(steps, last_step), *(len(dataset) for dataset in datasets)])
+
+
+def match_end_of_file(path: Path) -> int | None:
+    """Make the file as long as its superblock says, or let it say how long the file is (`h5clear --increment`).
 
     HDF5 writes the end-of-file address last in a flush. After a kill just before, it lies before the newest blocks, and
-    HDF5 would refuse them, or use their place again, when the file is changed. Superblock version 0 has it at byte 40.
+    HDF5 would refuse them, or use their place again, when the file is changed.
+    Where a write failed, or a copy was cut short, it lies after the end, and HDF5 would refuse the file altogether.
+
+    Returns the length that a file cut short had: what lies after it is lost; None where nothing is.
     """
-    with reporting(path, "cannot be opened"), open(path, "r+b") as file:
-        superblock = file.read(48)
-        if superblock[:9] != b"\x89HDF\r\n\x1a\n\x00" or superblock[13:15] != b"\x08\x08" or len(superblock) < 48:
-            raise OutputError(f"{path}: is not a trajectory of this program (no HDF5 superblock of version 0)")
-        size = file.seek(0, os.SEEK_END)
-        (end,) = struct.unpack("<Q", superblock[40:48])
-        if size < end:
-            raise OutputError(f"{path}: is truncated: {size} of {end} bytes are left")
+    size, end = _lengths(path)
+    with reporting(path, "cannot be changed"), open(path, "r+b") as file:
         if size > end:
-            file.seek(40)
+            file.seek(_END_OF_FILE)
             file.write(struct.pack("<Q", size))
+        elif size < end:
+            file.truncate(end)
+    return size if size < end else None
+
+
+def give_back(path: Path) -> None:
+    """Cut a closed file after its last byte in use: what was reserved beyond goes back to the disk."""
+    size, end = _lengths(path)
+    if size > end:
+        os.truncate(path, end)
+
+
+def is_cut_short(path: Path) -> bool:
+    """Whether the file is shorter than its superblock says, which no HDF5 program opens."""
+    size, end = _lengths(path)
+    return size < end
+
+
+def _lengths(path: Path) -> tuple[int, int]:
+    """Bytes that are there, and that the superblock speaks of."""
+    with reporting(path, "cannot be opened"), open(path, "rb") as file:
+        superblock = file.read(_END_OF_FILE + 8)
+        size = file.seek(0, os.SEEK_END)
+    if superblock[:9] != b"\x89HDF\r\n\x1a\n\x00" or superblock[13:15] != b"\x08\x08" or len(superblock) < 48:
+        raise OutputError(f"{path}: is not a trajectory of this program (no HDF5 superblock of version 0)")
+    return size, int.from_bytes(superblock[_END_OF_FILE:], "little")
+
+
+def count_stored(dataset: h5py.Dataset, size: int) -> int:
+    """Number of leading entries whose chunks lie in the first `size` bytes of the file."""
+    length, deep = dataset.chunks[0], range(0, dataset.shape[1], dataset.chunks[1]) if dataset.ndim > 1 else (0,)
+    for first in range(0, len(dataset), length):
+        for second in deep:
+            try:
+                chunk = dataset.id.get_chunk_info_by_coord((first, second, 0)[: dataset.ndim])
+            except (OSError, RuntimeError):  # the index itself is lost
+                return first
+            if chunk.byte_offset is None or chunk.byte_offset + chunk.size > size:
+                return first
+    return len(dataset)
 
 
 def create_header(

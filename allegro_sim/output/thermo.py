@@ -5,6 +5,7 @@
     writer.sync()                                   # on the disk: call before a checkpoint is written
     writer.close()
     writer = ThermoWriter.reopen(path, last_step)   # rows after last_step, and a row cut short by a kill, are removed
+    writer.cut                                      # what was removed, in words; "" if nothing was
 
 Numbers are written with the fewest digits that give the same float64 back, so rows of two runs compare bit for bit. A
 quantity that does not exist (None or NaN: pressure and volume without a fully periodic cell) is an empty field.
@@ -15,8 +16,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO
 
 from allegro_sim.errors import OutputError
 
@@ -57,9 +59,10 @@ def _step_of(line: bytes) -> int | None:
 class ThermoWriter:
     """Appends rows to thermo.csv; every row reaches the operating system before `write` returns."""
 
-    def __init__(self, path: Path, stream: TextIO, rows: int, last_step: int) -> None:
+    def __init__(self, path: Path, stream: FileIO, rows: int, last_step: int, cut: str = "") -> None:
         self.path = path
         self.rows_written = rows
+        self.cut = cut
         self._stream = stream
         self._last_step = last_step
 
@@ -68,7 +71,7 @@ class ThermoWriter:
         """A new file with its header line. Raises OutputError when it exists already or cannot be written."""
         path = Path(path)
         try:
-            stream = open(path, "x", encoding="ascii", newline="\n")  # noqa: SIM115 - open for the life of the run
+            stream = FileIO(path, "x")  # without a buffer: what cannot be written is not tried again later
         except FileExistsError:
             raise OutputError(f"{path}: exists already; use --restart to continue it or --overwrite") from None
         except OSError as error:
@@ -78,19 +81,23 @@ class ThermoWriter:
         return writer
 
     @classmethod
-    def reopen(cls, path: str | Path, last_step: int) -> ThermoWriter:
-        """Open for appending after `last_step`; all that follows that row is cut off.
+    def reopen(cls, path: str | Path, last_step: int | None = None) -> ThermoWriter:
+        """Open for appending after `last_step`, by default after the last whole row; all that follows is cut off.
 
         Raises OutputError when the file is missing, has other columns, or is damaged before that row.
         """
         path = Path(path)
         keep, rows, step = _find_end(path, last_step)
         try:
-            os.truncate(path, keep)
-            stream = open(path, "a", encoding="ascii", newline="\n")  # noqa: SIM115 - open for the life of the run
+            excess = path.stat().st_size - keep
+            if excess:
+                os.truncate(path, keep)
+            stream = FileIO(path, "a")
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
-        return cls(path, stream, rows, step)
+        return cls(
+            path, stream, rows, step, f"kept {rows} rows, cut off the {excess} bytes after them" if excess else ""
+        )
 
     def write(self, row: Mapping[str, float | int | None]) -> None:
         """Append one row. Steps must increase. Raises OutputError when the disk takes no more."""
@@ -103,9 +110,10 @@ class ThermoWriter:
         self.rows_written += 1
 
     def _write_line(self, line: str) -> None:
+        remaining = (line + "\n").encode("ascii")
         try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
+            while remaining:
+                remaining = remaining[self._stream.write(remaining) :]
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from None
 
@@ -117,10 +125,13 @@ class ThermoWriter:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
+        """Close; may be called again. There is never anything left to write."""
         self._stream.close()
 
+    abandon = close
 
-def _find_end(path: Path, last_step: int) -> tuple[int, int, int]:
+
+def _find_end(path: Path, last_step: int | None) -> tuple[int, int, int]:
     """Bytes to keep, rows in them, and the step of the last one (-1 when there is none)."""
     try:
         with open(path, "rb") as stream:
@@ -131,7 +142,7 @@ def _find_end(path: Path, last_step: int) -> tuple[int, int, int]:
         raise OutputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _find_end_of(stream: BinaryIO, path: Path, last_step: int) -> tuple[int, int, int]:
+def _find_end_of(stream: BinaryIO, path: Path, last_step: int | None) -> tuple[int, int, int]:
     header = stream.readline().decode("ascii", "replace").rstrip("\n")
     if header != ",".join(THERMO_COLUMNS):
         raise OutputError(f"{path}: its first line is {header[:80]!r}, not the header of this program's thermo file")
@@ -142,12 +153,23 @@ def _find_end_of(stream: BinaryIO, path: Path, last_step: int) -> tuple[int, int
         following = _step_of(line)
         if following is None or following <= step:
             raise OutputError(f"{path}: row {rows + 1} is damaged: {line[:80]!r}")
-        if following > last_step:
+        if last_step is not None and following > last_step:
             break
         keep, rows, step = stream.tell(), rows + 1, following
     return keep, rows, step
 
 
-def count_rows(path: str | Path, last_step: int) -> int:
-    """Rows of a thermo file up to and with `last_step`. Raises OutputError as `ThermoWriter.reopen` does."""
+def count_rows(path: str | Path, last_step: int | None = None) -> int:
+    """Whole rows of a thermo file, up to and with `last_step`. Raises OutputError as `ThermoWriter.reopen` does."""
     return _find_end(Path(path), last_step)[1]
+
+
+def has_header(path: str | Path) -> bool:
+    """Whether the file is there and its first line is whole; before that, a kill left nothing in it."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.readline().endswith(b"\n")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read: {error.strerror}") from None

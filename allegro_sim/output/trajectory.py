@@ -6,10 +6,14 @@ writer.append_thermo(row)                           # a row of thermo.THERMO_COL
 writer.sync()                                       # on the disk: call before a checkpoint is written
 writer.close()
 writer = TrajectoryWriter.reopen(path, last_step)   # everything after last_step is cut off
+writer.cut                                          # what was cut off, in words; "" if nothing was
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,11 +29,13 @@ from allegro_sim.output.h5md import (
     LIBVER_DATASETS,
     LIBVER_FILE,
     OBSERVABLES,
-    count_whole,
+    count_complete,
+    count_stored,
     create_column,
     create_frames,
     create_header,
-    extend_end_of_file,
+    give_back,
+    match_end_of_file,
     read_steps,
     reporting,
 )
@@ -37,6 +43,11 @@ from allegro_sim.output.thermo import THERMO_COLUMNS, check_row
 from allegro_sim.units import KJ_PER_MOL
 
 _PENDING_ROWS = 256
+_CHUNK_CACHE_BYTES = 1 << 14
+"""Of each dataset. HDF5 would keep a megabyte of each, of frames that nobody asks for again."""
+
+_INDEX_BYTES = 1 << 16
+"""Generous: chunks of the scalars beside a frame, and what the indices of all datasets grow by."""
 
 
 class TrajectoryWriter:
@@ -53,6 +64,8 @@ class TrajectoryWriter:
         self._step: h5py.Dataset = all_atoms["position/step"]
         self._thermo = {name: file[f"thermo/{name}"] for name in THERMO_COLUMNS}
         self._pending: list[dict[str, Any]] = []
+        self.cut = ""
+        self._closed = False
         self.frames_written = len(self._step)
         self.thermo_rows_written = len(self._thermo["step"])
         self._last_step = int(self._step[-1]) if self.frames_written else -1
@@ -108,7 +121,7 @@ class TrajectoryWriter:
     def _open(cls, path: Path) -> TrajectoryWriter:
         # No lock: readers may look at a running trajectory, and parallel file systems often have no locks at all.
         with reporting(path, "cannot be opened as a trajectory of this program"):
-            file = h5py.File(path, "r+", locking=False)
+            file = h5py.File(path, "r+", locking=False, rdcc_nbytes=_CHUNK_CACHE_BYTES)
             try:
                 return cls(path, file)
             except KeyError:
@@ -116,38 +129,49 @@ class TrajectoryWriter:
                 raise
 
     @classmethod
-    def reopen(cls, path: str | Path, last_step: int) -> TrajectoryWriter:
-        """Open for appending after `last_step`: later frames and thermo rows are removed from every dataset, and so is
-        whatever a kill left half-written.
+    def reopen(cls, path: str | Path, last_step: int | None = None) -> TrajectoryWriter:
+        """Open for appending after `last_step`, by default after the last whole frame: what follows is removed from
+        every dataset, and so is whatever a kill left half-written.
 
         Raises OutputError when the file is missing, damaged or not a trajectory of this program.
         """
         path = Path(path)
         if not path.is_file():
             raise OutputError(f"{path}: is missing; a restart continues the output of the run it restarts")
-        extend_end_of_file(path)
-        writer = cls._open(path)
-        with reporting(path, "is damaged and cannot be continued"):
-            writer._cut(last_step)
+        stored = match_end_of_file(path)
+        try:
+            writer = cls._open(path)
+            with reporting(path, "is damaged and cannot be continued"):
+                writer._cut(last_step, stored)
+        except OutputError:
+            if stored is not None:  # left as it was found
+                os.truncate(path, stored)
+            raise
         return writer
 
-    def _cut(self, last_step: int) -> None:
-        frames = count_whole(read_steps(self._step), last_step)
-        rows = count_whole(read_steps(self._thermo["step"]), last_step)
-        # Steps first: frames that are being removed no longer count, should a kill come in between.
-        for dataset in (self._step, self._time):
-            dataset.resize(frames, axis=0)
-        self._thermo["step"].resize(rows, axis=0)
-        self._file.flush()
-        for dataset in self._per_frame():
-            if len(dataset) < frames:
-                raise OutputError(f"{self.path}: is damaged: {dataset.name} has {len(dataset)} of {frames} frames")
-            dataset.resize(frames, axis=0)
-        for dataset in self._thermo.values():
-            if len(dataset) < rows:
-                raise OutputError(f"{self.path}: is damaged: {dataset.name} has {len(dataset)} of {rows} rows")
-            dataset.resize(rows, axis=0)
-        self._file.flush()
+    def _cut(self, last_step: int | None, stored: int | None) -> None:
+        """stored: length in bytes of a file that was cut short, see `match_end_of_file`."""
+        by_frame = [self._step, self._time, *self._per_frame()]
+        by_row = list(self._thermo.values())
+        frames = count_complete(read_steps(self._step), by_frame, last_step)
+        rows = count_complete(read_steps(self._thermo["step"]), by_row, last_step)
+        if stored is not None:
+            frames = min([frames, *(count_stored(dataset, stored) for dataset in by_frame)])
+            rows = min([rows, *(count_stored(dataset, stored) for dataset in by_row)])
+        excess = [max(map(len, by_frame)) - frames, max(map(len, by_row)) - rows]
+        if any(excess):
+            # Steps first: frames that are being removed no longer count, should a kill come in between.
+            for dataset, kept in ((self._step, frames), (self._time, frames), (self._thermo["step"], rows)):
+                dataset.resize(kept, axis=0)
+            self._file.flush()
+            for datasets, kept in ((by_frame, frames), (by_row, rows)):
+                for dataset in datasets:
+                    dataset.resize(kept, axis=0)
+            self._file.flush()
+            self.cut = (
+                f"kept {frames} frames and {rows} rows of thermodynamics, "
+                f"cut off {excess[0]} frames and {excess[1]} rows after them"
+            )
         self.frames_written, self.thermo_rows_written = frames, rows
         self._last_step = int(self._step[-1]) if frames else -1
 
@@ -165,6 +189,12 @@ class TrajectoryWriter:
     @property
     def with_forces(self) -> bool:
         return "force" in self._values
+
+    @property
+    def frame_size(self) -> int:
+        """Bytes that the next frame takes at most, without the thermo rows beside it."""
+        atoms = sum(values.dtype.itemsize * math.prod(values.shape[1:]) for values in self._values.values())
+        return atoms + _INDEX_BYTES
 
     def append(
         self,
@@ -191,6 +221,7 @@ class TrajectoryWriter:
             raise ValueError(f"the trajectory stores the {missing[0]} of every frame; step {step} came without")
         frame = self.frames_written
         with reporting(self.path, f"the frame of step {step} cannot be written"):
+            self._reserve(self.frame_size)
             for name, dataset in self._values.items():
                 array = np.asarray(arrays[name])
                 dataset.resize(frame + 1, axis=0)
@@ -215,7 +246,21 @@ class TrajectoryWriter:
     def flush(self) -> None:
         """Hand all that was given so far to the operating system."""
         with reporting(self.path, "cannot be written"):
+            if self._pending:
+                self._reserve(_INDEX_BYTES)
             self._write_frame_and_rows()
+
+    def _reserve(self, size: int) -> None:
+        """Take so many bytes from the disk before HDF5 is given anything: it does not bear it well when a write fails.
+
+        Raises OSError when there is too little. Where the file system cannot reserve, the write itself will fail.
+        """
+        if self._file.driver == "sec2" and hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self._file.id.get_vfd_handle(), self._file.id.get_filesize(), size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
 
     def _write_frame_and_rows(self, step: int | None = None, time_fs: float = 0.0) -> None:
         """Values, flush, then the steps by which they count, flush."""
@@ -249,10 +294,24 @@ class TrajectoryWriter:
                 os.close(descriptor)
 
     def close(self) -> None:
-        """Write what is pending and close; may be called again."""
-        if self._file:
-            try:
-                self.flush()
-            finally:
-                with reporting(self.path, "cannot be closed"):
-                    self._file.close()
+        """Write what is pending and close; may be called again. After an error, `abandon` is what is left to do."""
+        if not self._closed:
+            self.flush()
+            self._closed = True
+            with reporting(self.path, "cannot be closed"):
+                self._file.close()
+                give_back(self.path)
+
+    def abandon(self) -> None:
+        """Close without writing anything more, after a write that failed; may be called again.
+
+        What HDF5 still holds would now reach the file in another order, and a frame could count without its values. As
+        it is, the file is that of a run killed in the middle of that write.
+        """
+        if not self._closed:
+            self._closed = True  # HDF5 does not survive a second attempt to close what it could not
+            sink = os.open(os.devnull, os.O_RDWR)
+            os.dup2(sink, self._file.id.get_vfd_handle())
+            os.close(sink)
+            with contextlib.suppress(OSError, RuntimeError):
+                self._file.close()

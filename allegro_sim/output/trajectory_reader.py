@@ -17,8 +17,10 @@ import h5py
 import numpy as np
 
 from allegro_sim.errors import OutputError
-from allegro_sim.output.h5md import count_whole, read_steps
+from allegro_sim.output.h5md import count_complete, count_whole, read_steps
 from allegro_sim.units import KJ_PER_MOL
+
+_PER_FRAME = ("position", "velocity", "force", "box/edges")
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,11 @@ class TrajectoryReader:
             value.decode() if isinstance(value, bytes) else value for value in all_atoms["box"].attrs["boundary"]
         ]
         self.pbc = np.array([value == "periodic" for value in boundary])
-        self._steps = read_steps(all_atoms["position/step"])
-        self.num_frames = count_whole(self._steps)
+        values = [all_atoms[f"{name}/value"] for name in _PER_FRAME if name in all_atoms]
+        values += [group["value"] for group in file["observables"].values()]
+        steps = read_steps(all_atoms["position/step"])
+        self.num_frames = count_complete(steps, [all_atoms["position/time"], *values])
+        self._steps = steps[: self.num_frames]
         self.num_atoms = len(self.species)
 
     def __len__(self) -> int:
@@ -110,8 +115,12 @@ class TrajectoryReader:
     def _values(self, name: str, index: int) -> np.ndarray | None:
         return np.asarray(self._atoms[f"{name}/value"][index], dtype=np.float64) if name in self._atoms else None
 
-    def frames_up_to(self, last_step: int) -> int:
-        """Number of frames that count and are not after `last_step`."""
+    def times_fs(self) -> np.ndarray:
+        """Times of all frames, fs, float64 (num_frames,)."""
+        return np.asarray(self._atoms["position/time"][: self.num_frames], dtype=np.float64)
+
+    def frames_up_to(self, last_step: int | None = None) -> int:
+        """Number of frames that count and are not after `last_step`; by default of all."""
         return count_whole(self._steps, last_step)
 
     def close(self) -> None:
@@ -124,7 +133,7 @@ class TrajectoryReader:
         self.close()
 
 
-def count_frames(path: str | Path, last_step: int) -> int:
-    """Frames of a trajectory up to and with `last_step`. Raises OutputError as TrajectoryReader does."""
+def count_frames(path: str | Path, last_step: int | None = None) -> int:
+    """Frames of a trajectory, up to and with `last_step`. Raises OutputError as TrajectoryReader does."""
     with TrajectoryReader(path) as trajectory:
         return trajectory.frames_up_to(last_step)

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import numpy as np
@@ -81,8 +81,7 @@ class SerialComm:
 
     def abort(self, code: int) -> NoReturn:
         """End the program on all ranks with exit code `code`."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         raise SystemExit(code)
 
 
@@ -170,10 +169,16 @@ class MpiComm(SerialComm):
         return MpiComm(self._comm.Split(color, self.rank))
 
     def abort(self, code: int) -> NoReturn:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         self._comm.Abort(code)
         raise SystemExit(code)
+
+
+def _flush() -> None:
+    """What was printed goes out before the end, where it can: a full disk or a closed pipe must not prevent the end."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
 
 
 Comm = SerialComm | MpiComm

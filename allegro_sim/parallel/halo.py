@@ -103,6 +103,10 @@ class Halo:
             self._stages.append(_Stage(dest, source, rows, first, last))
         return range(first, last)
 
+    def count_received(self) -> int:
+        """Ghosts that come from other ranks in each exchange of positions; the others are this rank's own images."""
+        return sum(stage.last - stage.first for stage in self._stages if stage.source != self._comm.rank)
+
     def update_positions(self, system: System) -> None:
         """Give all ghosts the positions their owners have now, bit for bit (collective)."""
         for stage in self._stages:

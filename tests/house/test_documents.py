@@ -1,4 +1,4 @@
-"""What the documents name exists."""
+"""What the documents name exists, and what they mark to be run runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.documents import RUN, marked_blocks, run_document
+
+from allegro_sim import errors
+from allegro_sim.output.directory import FIXED_NAMES
+from allegro_sim.output.lock import LOCK
 
 START = "python3 -m venv .venv && . .venv/bin/activate && pip install "
 FIRST_COMMAND = START + '".[mpi]" && mpirun -n 2 allegro-sim inputs/water/nvt.toml'
@@ -104,3 +109,60 @@ def test_citation_names_both_papers(repository: Path) -> None:
     citation = yaml.safe_load((repository / "CITATION.cff").read_text())
     found = {reference.get("doi") for reference in citation["references"]}
     assert {"10.1038/s41467-023-36329-y", "10.1145/3581784.3627041"} <= found
+
+
+def marked_documents() -> list[str]:
+    """Documents with commands to be run, but for those with a test of their own."""
+    root = Path(__file__).parents[2]
+    found = [path for path in documents(root) if any(mark == RUN for mark, _, _ in marked_blocks(path.read_text()))]
+    return sorted(str(path.relative_to(root)) for path in found if path.name != "first-run.md")
+
+
+@pytest.mark.parametrize("name", marked_documents())
+@pytest.mark.filterwarnings("ignore")
+def test_commands_marked_in_documents_run(
+    name: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_document(repository / name, tmp_path, repository, monkeypatch)
+
+
+def test_documents_with_commands_to_run_are_found() -> None:
+    assert {"docs/analysis.md", "README.md"} <= set(marked_documents())
+
+
+def test_the_index_names_every_page(repository: Path) -> None:
+    index = (repository / "docs" / "README.md").read_text()
+    pages = {path.name for path in (repository / "docs").glob("*.md")} - {"README.md"}
+    assert not {name for name in pages if f"]({name})" not in index}
+
+
+def test_every_output_file_is_described(repository: Path) -> None:
+    text = (repository / "docs" / "output-files.md").read_text()
+    assert not {name for name in (*FIXED_NAMES, LOCK) if f"`{name}`" not in text}
+
+
+def error_sections(repository: Path) -> dict[str, str]:
+    """Text of each section of docs/errors.md, by its heading."""
+    text = (repository / "docs" / "errors.md").read_text()
+    return {
+        part.partition("\n")[0]: part.partition("\n")[2] for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]
+    }
+
+
+def test_every_error_is_explained_with_its_exit_code(repository: Path) -> None:
+    sections = error_sections(repository)
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, errors.AllegroSimError):
+            heading = next((heading for heading in sections if name in heading.split()), None)
+            assert heading is not None, f"docs/errors.md has no section on {name}"
+            if name not in ("AllegroSimError", "UserError"):
+                assert f"Exit code {kind.exit_code}" in sections[heading], name
+
+
+def test_messages_in_the_list_of_errors_are_those_of_the_program(repository: Path) -> None:
+    sources = [path.read_text() for folder in ("allegro_sim", "tools") for path in (repository / folder).rglob("*.py")]
+    # Texts in several literals, one a line, are one.
+    program = "\n".join(re.sub(r"[\"']\s*\n\s*f?[\"']", "", source) for source in sources)
+    listed = re.findall(r"^\| `([^|`]+)` \|", (repository / "docs" / "errors.md").read_text(), flags=re.MULTILINE)
+    assert len(listed) >= 20
+    assert not [message for message in listed if message not in program]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from allegro_sim.config import KEYS, SECTIONS, Settings, changed_on_restart, load_settings, render_toml
+from allegro_sim.config import Settings, changed_on_restart, load_settings, render_toml
 from allegro_sim.errors import InputError
+from allegro_sim.keys import KEYS, SECTIONS
 from allegro_sim.tools.input_reference import insert_tables
 
 MINIMAL = '[model]\nfile = "m.h5"\n[structure]\nfile = "s.xyz"\n[run]\nsteps = 10\n'

@@ -11,7 +11,9 @@ from support import trajectories
 from allegro_sim.cell import Cell
 from allegro_sim.errors import OutputError
 from allegro_sim.output.checkpoint import load_checkpoint, newest_checkpoint
-from allegro_sim.output.outputs import Outputs, RunRecord, check_directory, existing_outputs
+from allegro_sim.output.directory import check_directory, existing_outputs
+from allegro_sim.output.outputs import Outputs
+from allegro_sim.output.record import RunRecord
 from allegro_sim.output.trajectory_reader import TrajectoryReader
 from allegro_sim.parallel.comm import SerialComm
 from allegro_sim.system import System
@@ -56,7 +58,9 @@ def outputs(directory: Path, last_step: int = 20, **intervals) -> Outputs:
 
 def play(writer: Outputs, first: int, last: int) -> None:
     for step in range(first, last + 1):
-        writer.write(step, 0.5 * step, system_at(step), row=trajectories.thermo_row(step), state={"heat": 0.25 * step})
+        row, state = trajectories.thermo_row(step), {"heat": 0.25 * step}
+        if due := writer.due(step):
+            writer.write(due, step, 0.5 * step, system_at(step), row=row, state=state)
 
 
 def test_every_file_has_its_interval_and_the_last_step(tmp_path: Path) -> None:
@@ -91,7 +95,7 @@ def test_interval_zero(tmp_path: Path) -> None:
     writer = outputs(tmp_path, last_step=7, trajectory_every=0, thermo_every=0, checkpoint_every=0)
     due = [writer.due(step) for step in range(8)]
     assert [step for step in range(8) if due[step].thermo] == [0, 7]
-    assert [step for step in range(8) if due[step].checkpoint] == [7]
+    assert [step for step in range(8) if due[step].checkpoint] == [0, 7]
     assert not any(d.trajectory for d in due)
     writer.create(record())
     play(writer, 0, 7)
@@ -188,7 +192,7 @@ def test_overwrite_removes_only_what_this_program_makes(tmp_path: Path) -> None:
     theirs = ["notes.txt", "checkpoint-best.h5", "stopped-here.xyz", "trajectory.h5md.bak", "run.log"]
     for name in [*theirs, "trajectory.h5md", "checkpoint-000000007.h5", "stopped-000000003.xyz", ".topology.xyz.new"]:
         (tmp_path / name).write_text("x")
-    assert len(existing_outputs(tmp_path)) == 4
+    assert len(existing_outputs(tmp_path)) == 3
     writer = outputs(tmp_path)
     writer.create(record(), overwrite=True)
     writer.close()

@@ -210,7 +210,7 @@ def test_frames_lacking_what_the_file_holds_are_refused(tmp_path: Path) -> None:
 
 
 def test_extxyz_beside_it_serves_as_topology(tmp_path: Path) -> None:
-    from allegro_sim.output.outputs import RunRecord, write_extxyz
+    from allegro_sim.output.record import RunRecord, write_extxyz
 
     path = tmp_path / "run.h5md"
     writer = trajectories.create(path)

@@ -1,0 +1,138 @@
+"""A rank that fails, at whatever moment, ends the whole run within ten seconds, and its message is seen.
+
+The failure is put in from outside, by a script that replaces one function of the program on one rank.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.survival import write_input
+
+LIMIT_SECONDS = 10.0
+
+SCRIPT = """
+import importlib, os, sys
+from pathlib import Path
+
+place, count, rank, how = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+del sys.argv[1:5]
+
+def fail():
+    Path("failed").touch()
+    if how == "throws":
+        raise ValueError("a mistake")
+    if how == "user error":
+        from allegro_sim.errors import StructureError
+        raise StructureError("this rank alone")
+    if how == "memory":
+        import numpy
+        numpy.empty(1 << 60, numpy.uint8)
+    if how == "exits":
+        sys.exit(0)
+    os.kill(os.getpid(), {"dies": 9, "crashes": 11}[how])
+
+def break_function():
+    module, name, method = place.split(":")
+    target = importlib.import_module(module)
+    if name:
+        target = getattr(target, name)
+    original = getattr(target, method)
+    calls = 0
+    def broken(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            fail()
+        return original(*arguments, **options)
+    setattr(target, method, broken)
+
+if os.environ["PMI_RANK"] == str(rank):
+    break_function()
+from allegro_sim import cli
+cli.main()
+"""
+
+MOMENTS = {
+    "while MPI is started": ("allegro_sim.parallel.comm::world", 1),
+    "while the communicator is split": ("allegro_sim.parallel.comm:MpiComm:split", 1),
+    "while settings are handed over": ("allegro_sim.parallel.comm:MpiComm:bcast", 1),
+    "while the input is handed over": ("allegro_sim.parallel.comm:MpiComm:bcast", 2),
+    "while the domain is made": ("allegro_sim.parallel.migrate::migrate", 1),
+    "while velocities are drawn": ("allegro_sim.dynamics.velocities::draw_velocities", 1),
+    "at the first forces": ("allegro_sim.potential.cpu:CpuPotential:compute", 2),
+    "at the banner": ("allegro_sim.parallel.comm:MpiComm:allreduce_max", 1),
+    "while outputs are opened": ("allegro_sim.output.outputs:Outputs:create", 1),
+    "in a step, at the forces": ("allegro_sim.potential.cpu:CpuPotential:compute", 9),
+    "in a step, at the reduction": ("allegro_sim.neighbors:NeighborList:must_rebuild", 7),
+    "in a step, at the halo": ("allegro_sim.parallel.halo:Halo:update_positions", 3),
+    "in a step, at the ghost forces": ("allegro_sim.parallel.halo:Halo:add_forces", 5),
+    "at a measurement": ("allegro_sim.dynamics.observables::measure", 4),
+    "while a frame is gathered": ("allegro_sim.parallel.comm:MpiComm:gather_rows", 10),
+    "while files are closed": ("allegro_sim.output.outputs:Outputs:close", 1),
+    "after the last step": ("allegro_sim.output.screen:Screen:summary", 1),
+}
+"""Moment -> (module:class:function, which call of it fails)."""
+
+WAYS = {
+    "throws": ["internal error", "ValueError: a mistake"],
+    "user error": ["this rank alone"],
+    "memory": ["out of memory"],
+    "exits": ["internal error", "SystemExit"],
+    "dies": [],
+    "crashes": [],
+}
+"""How a rank fails -> words of its message; a rank that is killed has none, and mpirun tells of it."""
+
+CASES = [
+    (moment, rank, list(WAYS)[(number + 2 * rank) % len(WAYS)])
+    for number, moment in enumerate(MOMENTS)
+    for rank in range(3)
+]
+QUICK = [CASES[3 * number + number // 3 % 3] for number in range(0, len(MOMENTS), 3)]
+"""Every third moment; each rank twice, each way once."""
+
+
+def fail_in_a_run(folder: Path, launcher: str, moment: str, rank: int, how: str) -> tuple[float, int, str]:
+    """Seconds between the failure and the end of mpirun, its exit code, and all that was printed."""
+    place, count = MOMENTS[moment]
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    command = [launcher, "-n", "3", sys.executable, script, place, str(count), str(rank), how, "input.toml"]
+    with (folder / "printed.txt").open("w") as printed:
+        process = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed, start_new_session=True
+        )
+        try:
+            code = process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            process.wait(timeout=10)
+            pytest.fail(f"hangs: {(folder / 'printed.txt').read_text()}")
+    ended = time.time()
+    failed = folder / "failed"
+    assert failed.exists(), f"that moment never came: {(folder / 'printed.txt').read_text()}"
+    return ended - failed.stat().st_mtime, code, (folder / "printed.txt").read_text()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("moment", "rank", "how"),
+    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
+def test_a_failing_rank_ends_all(
+    tmp_path: Path, repository: Path, launcher: str, moment: str, rank: int, how: str
+) -> None:
+    write_input(tmp_path, repository)
+    seconds, code, printed = fail_in_a_run(tmp_path, launcher, moment, rank, how)
+    assert seconds < LIMIT_SECONDS, printed
+    assert code != 0, printed
+    assert all(word in printed for word in WAYS[how]), printed
+    if how == "throws" and moment != "while MPI is started":
+        assert f"on rank {rank} of 3" in printed
+    if how in ("user error", "memory"):
+        assert "Traceback" not in printed

@@ -337,6 +337,8 @@ def _bounded(key: Key, value: float, where: str) -> float:
         raise InputError(f"{where} must be at least {key.minimum:g}{unit}, found {value}")
     if key.above is not None and value <= key.above:
         raise InputError(f"{where} must be greater than {key.above:g}{unit}, found {value}")
+    if key.maximum is not None and value > key.maximum:
+        raise InputError(f"{where} must be at most {key.maximum:g}{unit}, found {value}")
     return value
 
 

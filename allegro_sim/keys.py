@@ -29,6 +29,7 @@ class Key:
     unit: str = ""
     minimum: float | None = None
     above: float | None = None
+    maximum: float | None = None
     choices: tuple[str, ...] = ()
 
     @property
@@ -141,7 +142,15 @@ KEYS: tuple[Key, ...] = (
         "`auto` is `single` on a CPU and `mixed` on a GPU",
         choices=("auto", "double", "single", "mixed"),
     ),
-    Key("run", "threads", "integer", 0, "threads of each rank; 0: the cores that are free for it", minimum=0),
+    Key(
+        "run",
+        "threads",
+        "integer",
+        0,
+        "threads of each rank; 0: the cores that are free for it",
+        minimum=0,
+        maximum=1024,
+    ),
     Key(
         "neighbors",
         "skin_A",
@@ -150,6 +159,7 @@ KEYS: tuple[Key, ...] = (
         "how much farther than the cutoff the neighbour list looks",
         "Å",
         minimum=0.0,
+        maximum=20.0,
     ),
     Key(
         "velocities",

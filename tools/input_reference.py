@@ -46,9 +46,10 @@ def _default(key: Key) -> str:
 
 
 def _bounds(key: Key) -> str:
-    if key.minimum is not None:
-        return f"≥ {key.minimum:g}"
-    return f"> {key.above:g}" if key.above is not None else ""
+    bounds = [f"≥ {key.minimum:g}"] if key.minimum is not None else []
+    bounds += [f"> {key.above:g}"] if key.above is not None else []
+    bounds += [f"≤ {key.maximum:g}"] if key.maximum is not None else []
+    return ", ".join(bounds)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import numpy as np
 from allegro_sim.errors import AllegroSimError, LauncherError
 
 _POLL_SECONDS = 0.02
+_LAST_WORDS_SECONDS = 1.0
+"""Between a message and the end of all ranks: MPICH's launcher drops what it has not passed on by then."""
 
 
 class SerialComm:
@@ -170,6 +172,7 @@ class MpiComm(SerialComm):
 
     def abort(self, code: int) -> NoReturn:
         _flush()
+        time.sleep(_LAST_WORDS_SECONDS)
         self._comm.Abort(code)
         raise SystemExit(code)
 

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from support.cuda_building import KernelError
@@ -38,7 +38,14 @@ class Launch:
 
 
 class Library:
-    """A module in this process."""
+    """A module in this process.
+
+    The stacks of its threads stay for its next launch; of many modules only the last few in use keep them, since the
+    system limits how many pieces of memory a process may have.
+    """
+
+    _WITH_STACKS = 32
+    _in_use: ClassVar[dict[int, ctypes.CDLL]] = {}  # the last used at the end
 
     def __init__(self, path: Path, n_kernels: int, count_bytes: bool) -> None:
         self._library = ctypes.CDLL(str(path))
@@ -51,6 +58,7 @@ class Library:
 
     def run(self, launch: Launch) -> tuple[str, np.ndarray]:
         """Message of what went wrong, or nothing; and the counts of each argument."""
+        self._keep_stacks()
         n = len(launch.arguments)
         values: list[Any] = []
         for argument in launch.arguments:
@@ -76,6 +84,13 @@ class Library:
             self._library.cuda_on_cpu_counts(ctypes.c_void_p(counts.ctypes.data))
         message = self._library.cuda_on_cpu_message().decode(errors="replace") if failed else ""
         return message, counts.astype(np.int64)
+
+    def _keep_stacks(self) -> None:
+        """This module is the last used; the one unused for longest gives its stacks back."""
+        self._in_use.pop(id(self._library), None)
+        self._in_use[id(self._library)] = self._library
+        if len(self._in_use) > self._WITH_STACKS:
+            self._in_use.pop(next(iter(self._in_use))).cuda_on_cpu_release_stacks()
 
 
 class Worker:

@@ -93,7 +93,7 @@ UNWATCHED static int launch(const Kernel& kernel, const unsigned* sizes, size_t 
     run_block(static_cast<int>(threads));
   }
   if (state.failed) abandon_threads();
-  release_fibers();
+  release_fibers(256);
   return state.failed;
 }
 
@@ -106,6 +106,7 @@ extern "C" {
 UNWATCHED int cuda_on_cpu_launch(unsigned kernel, const unsigned* sizes, size_t shared_bytes, void** arguments) {
   return cuda_on_cpu::launch(kernel_table()[kernel], sizes, shared_bytes, arguments);
 }
+UNWATCHED void cuda_on_cpu_release_stacks() { cuda_on_cpu::release_fibers(0); }
 UNWATCHED const char* cuda_on_cpu_parameters(unsigned kernel) { return kernel_table()[kernel].parameters.c_str(); }
 UNWATCHED const char* cuda_on_cpu_message() { return cuda_on_cpu::state.message; }
 UNWATCHED void cuda_on_cpu_set_order(int order, uint64_t seed, int blocks_reversed) {

@@ -330,10 +330,9 @@ UNWATCHED static void abandon_threads() {
   }
 }
 
-// After a launch every fibre is idle. Those of wide blocks give their stacks back: a process may have some 60,000
-// mappings, a stack is two of them, and many modules may be loaded.
-UNWATCHED static void release_fibers() {
-  constexpr int kept = 256;
+// Between launches every fibre is idle. Those beyond `kept` give their stacks back: a process may have some 60,000
+// mappings, a stack is two of them, and hundreds of modules may be loaded.
+UNWATCHED static void release_fibers(int kept) {
   if (watch_races || state.fibers_made <= kept) return;
   for (int i = kept; i < state.fibers_made; i++) release_stack(state.fibers[i]);
   state.fibers_made = state.fibers_idle = kept;

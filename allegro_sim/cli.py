@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import signal
 import sys
 import threading
@@ -171,8 +172,10 @@ def _leave_together(comm: Comm, error: AllegroSimError) -> None:
 
 
 def _tell(error: AllegroSimError) -> None:
-    with contextlib.suppress(OSError):
+    try:
         sys.stdout.flush()
+    except OSError:  # nobody reads it any more; the interpreter would stumble over it once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(f"allegro-sim: {error}", file=sys.stderr, flush=True)
 
 

@@ -21,7 +21,15 @@ from allegro_sim.model.irreps import harmonic_irreps, irreps_chain, tensor_produ
 from allegro_sim.model.weight_file import load_model
 from allegro_sim.structure import read_structure, replicated_atoms, replicated_cell
 
-_WATER = Path(__file__).resolve().parent.parent / "inputs" / "water"
+_WATER = next(
+    (
+        folder / "inputs" / "water"
+        for folder in (Path(__file__).resolve().parent.parent, Path.cwd())
+        if (folder / "inputs" / "water").is_dir()
+    ),
+    Path("inputs", "water"),
+)
+"""Of the checkout: the one with this file, or where the package is installed the one that is the current folder."""
 
 MODELS = ("bundled", "medium", "degree3", "sc23")
 

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from allegro_sim.errors import StorageStop
 from allegro_sim.timers import TimerRow
 
 _COLUMNS = {  # column of the thermo row: (heading, width, format)
@@ -99,14 +100,17 @@ class Screen:
         self._reported: tuple[float, int] = (0.0, 0)  # time and step of the last line of progress
 
     def message(self, text: str = "") -> None:
-        """One line (or several), as it is."""
+        """One line (or several), as it is. Raises StorageStop when nobody takes it: a full disk, a closed pipe."""
         if not self.enabled:
             return
-        if self._bar is not None:
-            self._bar.write(text, file=self._stream)
-        else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
+        try:
+            if self._bar is not None:
+                self._bar.write(text, file=self._stream)
+            else:
+                self._stream.write(text + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise StorageStop(f"the log cannot be written: {error.strerror}. Continue with --restart") from None
 
     def warning(self, text: str) -> None:
         """A line that begins with "Warning"."""

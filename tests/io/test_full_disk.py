@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -175,6 +176,28 @@ def test_space_is_that_of_the_disk_with_some_to_spare(tmp_path: Path, monkeypatc
         require_space(tmp_path, room + 1, "the file")
     Disk.f_blocks = Disk.f_bavail = 0  # a file system that tells nothing
     require_space(tmp_path, room, "the file")
+
+
+@pytest.mark.parametrize("where", ["closed pipe", "full disk"])
+def test_a_log_that_cannot_be_written_stops_the_run(folder: Path, whole: Path, where: str) -> None:
+    code = "from allegro_sim import cli; from allegro_sim.parallel.comm import SerialComm; cli.world = SerialComm; "
+    if where == "full disk" and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open("/dev/full" if where == "full disk" else writing, "w") as log:
+        done = subprocess.run(
+            [sys.executable, "-c", code + "cli.main()", "input.toml"],
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 3
+    assert done.stderr.startswith("allegro-sim: the log cannot be written: ") and done.stderr.count("\n") == 1
+    flags = ("--restart",) if (folder / "out").exists() else ()
+    assert fork_run(folder, "input.toml", *flags).code == 0
+    assert differing(contents(folder / "out"), contents(whole)) == []
 
 
 @pytest.fixture

@@ -274,6 +274,8 @@ class Simulation:
         checkpoint, conserved = self.start.checkpoint, self.integrator.conserves_momentum
         if checkpoint is not None:
             self.freedom = int(checkpoint.state["degrees_of_freedom"])
+            if self.comm.rank == 0:  # one rank has it: what counts is the sum
+                self.integrator.heat = int(checkpoint.state.get("heat", 0))
             self.watch.restore(checkpoint.state.get("guards", {}))
             return
         temperature = start_temperature(self.settings, self.start.structure)
@@ -357,7 +359,7 @@ class Simulation:
             due = due.with_checkpoint()
         row = self._thermo_row(observables)
         time_fs = self.step * self.settings.run.timestep_fs
-        state = {"degrees_of_freedom": self.freedom, "guards": self.watch.state}
+        state = {"degrees_of_freedom": self.freedom, "heat": observables.heat, "guards": self.watch.state}
         self.outputs.write(due, self.step, time_fs, self.system, row=row, state=state)
         if due.thermo:
             self.screen.thermo(row)
@@ -370,6 +372,7 @@ class Simulation:
             "potential_eV": observables.potential,
             "kinetic_eV": observables.kinetic,
             "total_eV": observables.total,
+            "conserved_eV": observables.conserved,
             "pressure_bar": observables.pressure_bar,
             "volume_A3": self.start.cell.volume if self.start.cell.fully_periodic else None,
         }

@@ -86,7 +86,7 @@ def _distributions(args: argparse.Namespace, start_ps: float) -> PairDistributio
 
 
 def draw(table: ThermoTable, distributions: PairDistributions | None) -> Any:
-    """The figure: temperature, energies, total energy and pressure on the left, g(r) by pair of types on the right."""
+    """The figure: temperature, energies, conserved quantity and pressure on the left, g(r) by pair on the right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -140,23 +140,28 @@ def _temperature(axes: Any, table: ThermoTable) -> None:
 
 
 def _energies(axes: Any, table: ThermoTable) -> None:
-    for name, color in (("potential_eV", "tab:blue"), ("kinetic_eV", "tab:orange")):
+    for name, color in (("total_eV", "0.6"), ("potential_eV", "tab:blue"), ("kinetic_eV", "tab:orange")):
         values = table.columns[name]
         label = f"{name[:-3]}, from {values[0]:.4f}"
         axes.plot(table.columns["time_ps"], values - values[0], color=color, linewidth=0.9, label=label)
     axes.set_ylabel("energies − first (eV)")
-    axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 0.97), borderaxespad=0.0)
+    axes.legend(
+        frameon=False,
+        fontsize=8,
+        ncols=3,
+        loc="lower right",
+        columnspacing=1.0,
+        handlelength=1.2,
+        bbox_to_anchor=(1.0, 0.97),
+        borderaxespad=0.0,
+    )
 
 
 def _conserved(axes: Any, table: ThermoTable) -> None:
-    values = table.columns["total_eV"]
+    values = table.columns["conserved_eV"]
     axes.plot(table.columns["time_ps"], values - values[0], color="black", linewidth=0.9)
-    axes.set_ylabel("total − first (eV)")
-    axes.set_title(
-        f"conserved with nve; from {values[0]:.4f} eV, slope {drift(table, 'total_eV'):.2e} eV/ps",
-        fontsize=9,
-        loc="right",
-    )
+    axes.set_ylabel("conserved − first (eV)")
+    axes.set_title(f"from {values[0]:.4f} eV, slope {drift(table, 'conserved_eV'):.2e} eV/ps", fontsize=9, loc="right")
 
 
 def _pressure(axes: Any, table: ThermoTable) -> None:

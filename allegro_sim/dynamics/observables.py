@@ -9,7 +9,13 @@ from typing import Protocol
 import numpy as np
 
 from allegro_sim.kernels.cpu import integrate
-from allegro_sim.kernels.cpu.fixed_point import sum_columns, words_to_float
+from allegro_sim.kernels.cpu.fixed_point import (
+    LOW_SCALE,
+    integer_to_words,
+    sum_columns,
+    words_to_float,
+    words_to_integer,
+)
 from allegro_sim.parallel.comm import Comm
 from allegro_sim.system import System
 from allegro_sim.units import BAR, BOLTZMANN, KINETIC
@@ -28,12 +34,20 @@ class KineticSums:
     energy_words: np.ndarray
     momentum_words: np.ndarray
     good: bool  # False when a velocity was not finite or out of range
+    beside: int = 0  # what the conserved quantity has beside the total energy, 2^-44 eV
+    heat: int = 0  # of the bath so far, 2^-44 eV
+
+    @property
+    def total(self) -> int:
+        """Kinetic energy of all types, 2^-44 eV."""
+        return words_to_integer(self.energy_words.sum(axis=0))
 
 
 class Integrator(Protocol):
     """What the loop needs of an integrator."""
 
     conserves_momentum: bool
+    heat: int
 
     def first_half(self, system: System, step: int, *, measure: bool = False) -> None: ...
 
@@ -53,6 +67,8 @@ class Observables:
     virial: np.ndarray  # (3, 3) eV, -dE/dstrain
     temperature: float  # K
     pressure_bar: float | None
+    conserved: float  # eV: the total energy; with a bath, at whole steps and less the bath's heat
+    heat: int  # of the bath so far, 2^-44 eV
     faulty: bool  # some energy, force, virial or velocity was not finite or out of range
 
     @property
@@ -180,23 +196,28 @@ def measure(system: System, comm: Comm, kinetic: KineticSums, freedom: int) -> O
     energy_words = np.zeros((1, 2), np.int64)
     good = sum_columns(energy_words, system.energies[: system.num_owned, None]) and kinetic.good
     fault = np.array([[len(system.bad_centres) + (not good), 0]], np.int64)
-    own = np.concatenate([fault, energy_words, system.virial_words, kinetic.momentum_words, kinetic.energy_words])
+    bath = np.stack([integer_to_words(kinetic.beside), integer_to_words(kinetic.heat)])
+    own = np.concatenate([fault, energy_words, system.virial_words, kinetic.momentum_words, bath, kinetic.energy_words])
     reduced = comm.allreduce_sum(own)
     values = words_to_float(reduced)
     virial = values[2:11].reshape(3, 3)
-    by_type = values[14:]
+    beside, heat = words_to_integer(reduced[14]), words_to_integer(reduced[15])
+    by_type = values[16:]
     total_kinetic = float(by_type.sum())
     pressure = None
     if system.cell.fully_periodic:
         # P = 2K/(3V) - tr(stress)/3 with stress = -W/V.
         pressure = (2.0 * total_kinetic + float(np.trace(virial))) / (3.0 * system.cell.volume) * BAR
+    potential = float(values[1])
     return Observables(
-        potential=float(values[1]),
+        potential=potential,
         kinetic=total_kinetic,
         kinetic_by_type=by_type,
         momentum=values[11:14],
         virial=virial,
         temperature=temperature_of(total_kinetic, freedom),
         pressure_bar=pressure,
+        conserved=potential + total_kinetic + beside / LOW_SCALE,
+        heat=heat,
         faulty=bool(reduced[0, 0]),
     )

@@ -20,6 +20,8 @@ class VelocityVerlet:
     """Constant energy: v += a dt/2, x += v dt, forces, v += a dt/2. Conserves total momentum."""
 
     conserves_momentum = True
+    heat = 0
+    """There is no bath."""
 
     def __init__(self, timestep_fs: float, masses: np.ndarray) -> None:
         self.timestep_fs = timestep_fs

@@ -43,6 +43,7 @@ OBSERVABLES: dict[str, str] = {
     "potential_energy": "eV",
     "kinetic_energy": "eV",
     "total_energy": "eV",
+    "conserved_energy": "eV",
     "temperature": "K",
     "pressure": "bar",
 }

@@ -56,6 +56,7 @@ _OBSERVABLE_OF_COLUMN = {
     "potential_eV": "potential_energy",
     "kinetic_eV": "kinetic_energy",
     "total_eV": "total_energy",
+    "conserved_eV": "conserved_energy",
     "temperature_K": "temperature",
     "pressure_bar": "pressure",
 }

@@ -25,15 +25,15 @@ from tqdm import tqdm
 from allegro_sim.errors import StorageStop
 from allegro_sim.timers import TimerRow
 
-_COLUMNS = {  # column of the thermo row: (heading, width, format)
+_COLUMNS = {  # column of the thermo row: (heading, width, format); the volume never changes
     "step": ("step", 10, "d"),
     "time_ps": ("time_ps", 11, ".4f"),
     "temperature_K": ("T_K", 9, ".2f"),
     "potential_eV": ("potential_eV", 16, ".4f"),
     "kinetic_eV": ("kinetic_eV", 14, ".4f"),
     "total_eV": ("total_eV", 16, ".4f"),
+    "conserved_eV": ("conserved_eV", 16, ".4f"),
     "pressure_bar": ("pressure_bar", 14, ".1f"),
-    "volume_A3": ("volume_A3", 13, ".2f"),
 }
 _FS_PER_NS = 1.0e6
 _SECONDS_PER_DAY = 86400.0

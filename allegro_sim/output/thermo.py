@@ -29,6 +29,7 @@ THERMO_COLUMNS: dict[str, str] = {
     "potential_eV": "eV",
     "kinetic_eV": "eV",
     "total_eV": "eV",
+    "conserved_eV": "eV",
     "pressure_bar": "bar",
     "volume_A3": "Angstrom+3",
 }

@@ -24,6 +24,9 @@ LOW_SCALE = float(2**44)
 SUM_LIMIT = float(2**36)
 """Largest magnitude of a single term of a two-word sum."""
 
+_WORD_SHIFT = 32
+"""One unit of the high word is 2^32 of the low one."""
+
 
 @kernel(inline="always")
 def to_fixed(value):
@@ -70,6 +73,16 @@ def sum_columns(words, values):
 def words_to_float(words: np.ndarray) -> np.ndarray:
     """Value of two-word sums: int64 (..., 2) -> float64 (...)."""
     return words[..., 0].astype(np.float64) / HIGH_SCALE + words[..., 1].astype(np.float64) / LOW_SCALE
+
+
+def words_to_integer(words: np.ndarray) -> int:
+    """A two-word sum, int64 (2,), as one whole number of 2^-44, which never overflows and has one form only."""
+    return (int(words[0]) << _WORD_SHIFT) + int(words[1])
+
+
+def integer_to_words(number: int) -> np.ndarray:
+    """The inverse: int64 (2,), the low word not negative."""
+    return np.array([number >> _WORD_SHIFT, number & ((1 << _WORD_SHIFT) - 1)], np.int64)
 
 
 def forces_to_float(fixed: np.ndarray) -> np.ndarray:

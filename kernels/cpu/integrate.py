@@ -33,18 +33,36 @@ def drift(positions, velocities, timestep, count):
 
 
 @kernel
-def langevin_drift(positions, velocities, types, ids, half_timestep, decay, noises, seed, step, count):
+def langevin_drift(
+    heat_words, positions, velocities, types, ids, half_timestep, decay, noises, masses, energy_unit, seed, step, count
+):
     """The middle of BAOAB: half a drift, friction and noise v = decay v + noise[t] R, half a drift (accumulates).
 
-    positions, velocities: float64 (C, 3); types: int32 (C,); ids: int64 (C,); noises: float64 (nt,), Å/fs.
+    heat_words: int64 (2,) OUTPUT, two-word sum of what friction and noise changed the kinetic energy by, eV
+    (overwrites); positions, velocities: float64 (C, 3); types: int32 (C,); ids: int64 (C,); noises: float64 (nt,),
+    Å/fs; masses: float64 (nt,), Da; energy_unit: eV per Da (Å/fs)². Returns False if a term of the sum is not finite
+    or too large.
     """
+    heat_words[:] = 0
+    good = True
     for i in range(count):
         noise = noises[types[i]]
         normals = three_normals(seed, step, ids[i], PURPOSE_LANGEVIN)
+        before = _kinetic_energy(velocities, i, masses[types[i]], energy_unit)
         for c in range(3):
             positions[i, c] += half_timestep * velocities[i, c]
             velocities[i, c] = decay * velocities[i, c] + noise * normals[c]
             positions[i, c] += half_timestep * velocities[i, c]
+        after = _kinetic_energy(velocities, i, masses[types[i]], energy_unit)
+        good = add_to_words(heat_words, after - before) and good
+    return good
+
+
+@kernel
+def _kinetic_energy(velocities, i, mass, energy_unit):
+    """Of atom i, eV."""
+    x, y, z = velocities[i, 0], velocities[i, 1], velocities[i, 2]
+    return 0.5 * energy_unit * mass * ((x * x + y * y) + z * z)
 
 
 @kernel
@@ -59,8 +77,7 @@ def kinetic_sums(energy_words, momentum_words, velocities, types, masses, energy
     good = True
     for i in range(count):
         mass = masses[types[i]]
-        x, y, z = velocities[i, 0], velocities[i, 1], velocities[i, 2]
-        energy = 0.5 * energy_unit * mass * ((x * x + y * y) + z * z)
+        energy = _kinetic_energy(velocities, i, mass, energy_unit)
         good = add_to_words(energy_words[types[i]], energy) and good
         for c in range(3):
             good = add_to_words(momentum_words[c], mass * velocities[i, c]) and good

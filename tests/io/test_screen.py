@@ -18,6 +18,7 @@ ROW = {
     "potential_eV": -14983.529022,
     "kinetic_eV": 7.5,
     "total_eV": -14976.029022,
+    "conserved_eV": -14976.1,
     "pressure_bar": 34072.04,
     "volume_A3": 956.4,
 }
@@ -81,13 +82,13 @@ def test_thermo_lines_stand_under_their_headings() -> None:
         "potential_eV",
         "kinetic_eV",
         "total_eV",
+        "conserved_eV",
         "pressure_bar",
-        "volume_A3",
     ]
     assert len(heading) == len(first) == len(second)
     assert first.split()[0] == "100"
     assert first.split()[3] == "-14983.5290"
-    assert second.split()[-2:] == ["-", "-"]
+    assert second.split()[-2:] == ["-14976.1000", "-"]
 
 
 def test_a_terminal_gets_a_bar_with_speed() -> None:

@@ -23,7 +23,7 @@ def written(path: Path, steps: range) -> Path:
 def test_numpy_reads_back_every_bit(tmp_path: Path) -> None:
     path = tmp_path / "thermo.csv"
     generator = np.random.default_rng(0)
-    rows = [dict(zip(THERMO_COLUMNS, [step, *generator.normal(size=7).tolist()], strict=True)) for step in range(20)]
+    rows = [dict(zip(THERMO_COLUMNS, [step, *generator.normal(size=8).tolist()], strict=True)) for step in range(20)]
     writer = ThermoWriter.create(path)
     for row in rows:
         writer.write(row)
@@ -35,7 +35,7 @@ def test_numpy_reads_back_every_bit(tmp_path: Path) -> None:
 
 
 def test_columns_begin_as_documented() -> None:
-    documented = "step,time_ps,temperature_K,potential_eV,kinetic_eV,total_eV,pressure_bar,volume_A3"
+    documented = "step,time_ps,temperature_K,potential_eV,kinetic_eV,total_eV,conserved_eV,pressure_bar,volume_A3"
     assert ",".join(THERMO_COLUMNS).startswith(documented)
 
 

@@ -11,7 +11,7 @@ from allegro_sim.dynamics.langevin import Langevin
 from allegro_sim.dynamics.observables import degrees_of_freedom, kinetic_sums, measure, reduce_kinetic
 from allegro_sim.dynamics.velocities import draw_velocities
 from allegro_sim.dynamics.velocity_verlet import VelocityVerlet
-from allegro_sim.kernels.cpu.fixed_point import words_to_float
+from allegro_sim.kernels.cpu.fixed_point import LOW_SCALE, words_to_float
 from allegro_sim.neighbors import NeighborList
 from allegro_sim.parallel.comm import SerialComm
 from allegro_sim.units import ACCELERATION, BOLTZMANN
@@ -135,6 +135,69 @@ def test_langevin_without_friction_is_velocity_verlet() -> None:
         advance(system, potential, integrator, 50)
         paths.append(system.positions[:20].copy())
     assert np.abs(paths[0] - paths[1]).max() < 1e-12
+
+
+def run_langevin(timestep: float, femtoseconds: float, friction_per_ps: float = 100.0):
+    """Observables of every step on anharmonic springs, from rest: a bath of 300 K, ten times as strong as usual."""
+    system, potential = tethered(40, quartic=20.0)
+    potential.compute(system)
+    integrator = Langevin(timestep, MASSES, 300.0, friction_per_ps, seed=4)
+    found = []
+    for step in range(round(femtoseconds / timestep)):
+        integrator.first_half(system, step, measure=True)
+        potential.compute(system)
+        integrator.second_half(system)
+        found.append(measure(system, COMM, integrator.kinetic_sums(system), 120))
+    return found
+
+
+def test_langevin_conserves_energy_less_heat_as_well_as_velocity_verlet_conserves_energy() -> None:
+    """The bath brings some 3 eV; what is left of the change is of second order in the time step."""
+    spread = []
+    for halving in range(3):
+        found = run_langevin(0.4 / 2**halving, 200.0)
+        conserved = np.array([observables.conserved for observables in found])
+        assert found[-1].total - found[0].total > 50.0 * np.ptp(conserved)
+        assert found[-1].total - found[0].total == pytest.approx(found[-1].heat / LOW_SCALE, rel=0.1)
+        spread.append(conserved.std())
+    # Other noise at each time step: a standard deviation over some 40 periods scatters by a tenth or so.
+    assert spread[0] / spread[1] == pytest.approx(4.0, abs=1.2)
+    assert spread[1] / spread[2] == pytest.approx(4.0, abs=1.2)
+
+
+def test_without_friction_the_conserved_quantity_is_the_energy_at_whole_steps() -> None:
+    system, potential = tethered(40, quartic=20.0)
+    draw_velocities(system, COMM, 300.0, 1, True)
+    potential.compute(system)
+    integrator = Langevin(0.4, MASSES, 300.0, friction_per_ps=0.0, seed=0)
+    for step in range(50):
+        integrator.first_half(system, step, measure=True)
+        potential.compute(system)
+        integrator.second_half(system)
+        found = measure(system, COMM, integrator.kinetic_sums(system), 120)
+        whole = measure(system, COMM, kinetic_sums(system), 120)
+        assert found.heat == 0
+        # The same whole numbers of 2^-44 eV, added to another float64.
+        assert found.conserved == pytest.approx(whole.total, abs=1e-12) and found.total != whole.total
+
+
+def test_heat_does_not_depend_on_how_atoms_are_shared_out() -> None:
+    """As whole numbers, exactly; and it goes on from a number that was kept."""
+    system, potential = tethered(20)
+    potential.compute(system)
+    integrator = Langevin(0.5, MASSES, 300.0, friction_per_ps=50.0, seed=2)
+    advance(system, potential, integrator, 5)
+    shares = []
+    for chosen in (np.arange(0, 20, 3), np.setdiff1d(np.arange(20), np.arange(0, 20, 3))):
+        part, potential = tethered(20)
+        part.set_owned(chosen, part.types[:20][chosen], part.positions[:20][chosen], np.zeros((len(chosen), 3)))
+        potential.compute(part)
+        shares.append(Langevin(0.5, MASSES, 300.0, friction_per_ps=50.0, seed=2))
+        advance(part, potential, shares[-1], 3)
+        kept, shares[-1] = shares[-1].heat, Langevin(0.5, MASSES, 300.0, friction_per_ps=50.0, seed=2)
+        shares[-1].heat = kept
+        advance(part, potential, shares[-1], 2, first=3)
+    assert sum(share.heat for share in shares) == integrator.heat != 0
 
 
 def test_langevin_noise_follows_the_atom_not_its_row() -> None:

@@ -119,7 +119,7 @@ def test_rows_of_a_trajectory_are_those_of_its_csv(tmp_path: Path, capsys: pytes
 
 def test_quantities_that_do_not_exist_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = as_json(capsys, write_rows(tmp_path / "thermo.csv", range(20), pressure=False))
-    assert set(found["quantities"]) == {"temperature_K", "potential_eV", "kinetic_eV", "total_eV"}
+    assert set(found["quantities"]) == {"temperature_K", "potential_eV", "kinetic_eV", "total_eV", "conserved_eV"}
 
 
 def test_a_file_that_is_being_written_counts_with_its_whole_rows(

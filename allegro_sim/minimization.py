@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from allegro_sim.dynamics.fire import Fire, Slope
 from allegro_sim.neighbors import NeighborList
@@ -25,7 +26,8 @@ class Minimization:
     """Moves the atoms of a run downhill until no force is above the tolerance, or the steps are used up.
 
     Positions alone: the cell stays. Velocities are zero afterwards. The result is a pure function of the start, bit for
-    bit, on any number of ranks.
+    bit, on any number of ranks, and through a restart: beside the positions and FIRE's velocities, `save` is given all
+    that goes on from there.
     """
 
     comm: Comm
@@ -36,53 +38,66 @@ class Minimization:
     watch: Watch
     screen: Screen
     asked: Callable[[], float]  # the request of this rank, as `stops`
+    save: Callable[[dict[str, Any]], None]  # write a checkpoint with this state (collective)
+    save_every: int  # steps; 0: when asked alone
     max_steps: int
     tolerance: float  # eV/Å
     max_move: float  # Å
 
-    def run(self, path: Path) -> float:
+    def run(self, path: Path, state: Mapping[str, Any] | None = None) -> float:
         """Minimise from forces that have been computed, writing the way to `path` (collective).
 
-        Returns the request that ended it early, or NOTHING; forces are those of the last positions.
+        state : what `save` was given, to go on from there; the system holds that checkpoint's atoms
+
+        Returns the request that ended it early, after a checkpoint, or NOTHING; forces are those of the last positions.
 
         Raises
         ------
         GuardStop : energy or forces are not finite or out of range
+        OutputError : the file at `path` is not that of the minimisation to be continued
         StorageStop : the disk took no more
         """
         writer = None
+        fire, first = Fire(self.max_move), 0
+        if state is not None:
+            fire.restore(state["fire"])
+            first = int(state["step"])
+        else:
+            self.system.velocities[: self.system.num_owned] = 0.0
         with collective_errors(self.comm):
             if self.comm.rank == 0:
-                writer = DescentWriter(path)
+                writer = DescentWriter(path, first)
         try:
-            return self._descend(writer)
+            return self._descend(fire, first, writer)
         finally:
             if writer is not None:
                 writer.close()
 
-    def _descend(self, writer: DescentWriter | None) -> float:
+    def _descend(self, fire: Fire, first: int, writer: DescentWriter | None) -> float:
         system, comm = self.system, self.comm
-        system.velocities[: system.num_owned] = 0.0
         self.screen.message(f"minimisation to {self.tolerance:g} eV/Å, {self.max_steps} steps at most")
         self.screen.message(f"{'step':>10}{'potential_eV':>18}{'largest_force_eV_A':>22}")
-        fire = Fire(self.max_move)
-        for step in range(self.max_steps + 1):
+        last = max(first, self.max_steps)
+        for step in range(first, last + 1):
             slope = fire.measure(system, comm)
             self.watch.guard.remember(system)
             if slope.faulty:
                 found = f"in step {step} of the minimisation energy or forces are not finite or out of range."
                 self.watch.stop(0, system, found)
             converged = slope.largest_force <= self.tolerance
-            self._tell(writer, step, slope, last=converged or step == self.max_steps)
-            if converged or step == self.max_steps:
+            self._tell(writer, step, slope, last=converged or step == last)
+            if converged or step == last:
                 break
             fire.move(system, slope)
             if self.neighbors.must_rebuild(system, comm, request=self.asked()):
                 self.domain.rebuild(system)
             else:
                 self.domain.update_positions(system)
-            if ends_run(self.neighbors.reduced_request):
-                return self.neighbors.reduced_request
+            request = self.neighbors.reduced_request
+            if request != NOTHING or (self.save_every > 0 and (step + 1) % self.save_every == 0):
+                self._save(fire, step + 1, writer)
+            if ends_run(request):
+                return request
             self.potential.compute(system, self.neighbors)
             self.domain.add_forces(system)
         system.velocities[: system.num_owned] = 0.0
@@ -92,6 +107,13 @@ class Minimization:
                 f"{slope.largest_force:.4g} eV/Å. The run goes on from there"
             )
         return NOTHING
+
+    def _save(self, fire: Fire, step: int, writer: DescentWriter | None) -> None:
+        """A checkpoint before the forces of `step`, once all rows before it are on the disk."""
+        with collective_errors(self.comm):
+            if writer is not None:
+                writer.sync()
+        self.save({"step": step, "fire": fire.state})
 
     def _tell(self, writer: DescentWriter | None, step: int, slope: Slope, last: bool) -> None:
         with collective_errors(self.comm):

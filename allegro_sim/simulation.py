@@ -107,7 +107,7 @@ class Simulation:
 
     def run(self) -> None:
         """Run to the last step, writing output on the way."""
-        if self.start.checkpoint is not None and self.step >= self.settings.run.steps:
+        if self.start.checkpoint is not None and self.step >= self.settings.run.steps and not self.start.minimizes:
             self.screen.message(f"The run is finished: {self.step} of {self.settings.run.steps} steps are done.")
             return
         self._make_domain()
@@ -249,36 +249,32 @@ class Simulation:
         self.comm.patient_barrier()
         self.potential.prepare()
 
-    @property
-    def _minimizes(self) -> bool:
-        return self.start.checkpoint is None and self.settings.minimize.max_steps > 0
-
     def _begin(self) -> None:
         """Velocities, first forces, output files, minimisation, step 0."""
-        if not self._minimizes:
+        if not self.start.minimizes:
             self._set_velocities()
         self._compute_first_forces()
         self.screen.banner(TITLE, banner_facts(self))
         self._open_outputs()
-        if self._minimizes:
+        if self.start.minimizes:
             self._minimize()
             self._set_velocities()
             self._compute_first_forces()
         self.screen.start(self.step, self.settings.run.steps, self.settings.run.timestep_fs)
         self.timers.restart()
-        if self.start.checkpoint is None:
+        if self.start.checkpoint is None or self.start.minimizes:
             self._write(self.outputs.due(0))
 
     def _set_velocities(self) -> None:
         """Those to start with, and how many degrees of freedom they have; a checkpoint knows both."""
         checkpoint, conserved = self.start.checkpoint, self.integrator.conserves_momentum
-        if checkpoint is not None:
+        if checkpoint is not None and not self.start.minimizes:
             self.freedom = int(checkpoint.state["degrees_of_freedom"])
             if self.comm.rank == 0:  # one rank has it: what counts is the sum
                 self.integrator.heat = int(checkpoint.state.get("heat", 0))
             self.watch.restore(checkpoint.state.get("guards", {}))
             return
-        temperature = start_temperature(self.settings, self.start.structure)
+        temperature = start_temperature(self.settings, self.start.structure, self.start.minimizes)
         if temperature is not None:
             draw_velocities(self.system, self.comm, temperature, self.settings.run.seed, conserved)
         self.freedom = degrees_of_freedom(self.system, self.comm, conserved)
@@ -290,7 +286,7 @@ class Simulation:
 
     def _minimize(self) -> None:
         """Positions downhill, and minimized.xyz."""
-        settings = self.settings.minimize
+        settings, checkpoint = self.settings.minimize, self.start.checkpoint
         request = Minimization(
             comm=self.comm,
             system=self.system,
@@ -299,20 +295,26 @@ class Simulation:
             potential=self.potential,
             watch=self.watch,
             screen=self.screen,
-            asked=self.stops.request,
+            asked=self._asked,
+            save=self._save_minimization,
+            save_every=self.settings.output.checkpoint_every,
             max_steps=settings.max_steps,
             tolerance=settings.force_tolerance_eV_A,
             max_move=settings.max_move_A,
-        ).run(self.outputs.directory / MINIMIZATION)
+        ).run(self.outputs.directory / MINIMIZATION, None if checkpoint is None else checkpoint.minimization)
         if ends_run(request):
             raise RunStopped(
-                f"stopped by {describe_request(request)} in the minimisation, which --restart begins again. Way so "
-                f"far: {self.outputs.directory / MINIMIZATION}"
+                f"stopped by {describe_request(request)} in the minimisation; checkpoint: "
+                f"{checkpoint_path(self.outputs.directory, 0)}. Continue with --restart"
             )
         atoms = gather_by_id(self.comm, self.system, ["types", "positions", "forces"])
         with collective_errors(self.comm):
             if atoms is not None:
                 self.outputs.write_minimized(atoms["types"], atoms["positions"], forces_to_float(atoms["forces"]))
+
+    def _save_minimization(self, state: dict[str, Any]) -> None:
+        due = Due(trajectory=False, thermo=False, checkpoint=True)
+        self.outputs.write(due, 0, 0.0, self.system, state={"minimization": state})
 
     def _open_outputs(self) -> None:
         """New files, or those of the run that is continued; one continued elsewhere has a checkpoint there at once."""
@@ -322,7 +324,9 @@ class Simulation:
             self.outputs.resume(record, checkpoint, self.start.checkpoints)
         else:
             self.outputs.create(record, overwrite=self.start.replaces)
-            if checkpoint is not None:
+            if checkpoint is not None and checkpoint.minimization is not None:
+                self._save_minimization(checkpoint.minimization)
+            elif checkpoint is not None:
                 self._write(Due(trajectory=False, thermo=False, checkpoint=True))
         for note in self.outputs.notes:
             self.screen.message(note)

@@ -28,6 +28,7 @@ class Start:
     """All that is read before anything is built; the same on all ranks.
 
     checkpoints : those in the output directory
+    minimizes : whether a minimisation comes before the dynamics, or goes on
     replaces : whether output in the directory is to be replaced: told so, or a run that was killed before its first
         checkpoint begins again
     """
@@ -40,6 +41,7 @@ class Start:
     masses: np.ndarray  # (nt,) Da
     checkpoint: Checkpoint | None
     checkpoints: tuple[Path, ...]
+    minimizes: bool
     replaces: bool
 
 
@@ -85,12 +87,14 @@ def read_start(settings: Settings, screen: Screen, *, restart: str | Path | None
         masses=type_masses(model, settings.model.masses),
         checkpoint=checkpoint,
         checkpoints=checkpoints,
+        minimizes=settings.minimize.max_steps > 0 if checkpoint is None else checkpoint.minimization is not None,
         replaces=overwrite or begins_again,
     )
     if checkpoint is not None:
         _compare(settings, start, checkpoint)
-    elif start_temperature(settings, structure) is None and (structure.velocities is None or _minimizes(settings)):
-        why = "they are drawn after the minimisation" if _minimizes(settings) else "the structure file has none"
+    draws = start.minimizes or (checkpoint is None and structure.velocities is None)
+    if draws and start_temperature(settings, structure, start.minimizes) is None:
+        why = "they are drawn after the minimisation" if start.minimizes else "the structure file has none"
         raise InputError(
             f"{settings.source}: velocities.temperature_K is missing for the velocities ({why}: "
             f"{settings.structure.file}); give [velocities] temperature_K (0 starts at rest)"
@@ -107,18 +111,14 @@ def _refuse_too_many(settings: Settings, structure: Structure) -> None:
         )
 
 
-def start_temperature(settings: Settings, structure: Structure) -> float | None:
+def start_temperature(settings: Settings, structure: Structure, minimizes: bool) -> float | None:
     """Temperature, K, of velocities to be drawn; None where those of the structure are taken."""
-    given, minimizes = settings.velocities.temperature_K, _minimizes(settings)
+    given = settings.velocities.temperature_K
     if given is not None or (structure.velocities is not None and not minimizes):
         return given
     if minimizes and settings.run.steps == 0:
         return 0.0  # the minimum itself is asked for
     return settings.dynamics.temperature_K if settings.dynamics.ensemble == "langevin" else None
-
-
-def _minimizes(settings: Settings) -> bool:
-    return settings.minimize.max_steps > 0
 
 
 def resolved_precision(precision: str, device: str) -> str:

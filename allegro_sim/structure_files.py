@@ -231,7 +231,7 @@ def _read_checkpoint(path: Path, frame: int) -> RawStructure:
         names=[checkpoint.type_names[t] for t in checkpoint.types],
         atomic_numbers=numbers[checkpoint.types],
         positions=checkpoint.positions,
-        velocities=checkpoint.velocities,
+        velocities=checkpoint.velocities if checkpoint.minimization is None else None,
         vectors=checkpoint.cell,
         pbc=checkpoint.pbc,
     )

@@ -4,6 +4,7 @@ Comput. Mater. Sci. 175, 109584 (2020): mixing before the move, and half a move 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,15 @@ class Fire:
         self._step = _FIRST_STEP
         self._mixing = _MIXING
         self._downhill = 0
+
+    @property
+    def state(self) -> dict[str, float]:
+        """What it knows beside the atoms; what JSON takes, bit for bit."""
+        return {"step": self._step, "mixing": self._mixing, "downhill": self._downhill}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Continue as the one did that `state` is of."""
+        self._step, self._mixing, self._downhill = state["step"], state["mixing"], int(state["downhill"])
 
     def measure(self, system: System, comm: Comm) -> Slope:
         """Energy, forces and power of the whole system: two reductions (collective). After `add_forces`."""

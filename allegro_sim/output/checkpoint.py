@@ -39,7 +39,10 @@ _ARRAYS = {"positions": "<f8", "velocities": "<f8", "types": "<i4", "type_masses
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State of a run after `step` steps; atoms in the order of their ids, which is the order of the input."""
+    """State of a run after `step` steps; atoms in the order of their ids, which is the order of the input.
+
+    In a minimisation, the step is 0 and the velocities are those of its fictitious motion.
+    """
 
     step: int
     time_fs: float
@@ -60,6 +63,16 @@ class Checkpoint:
     @property
     def num_atoms(self) -> int:
         return len(self.types)
+
+    @property
+    def minimization(self) -> dict[str, Any] | None:
+        """State of the minimisation that this checkpoint was made in; None: the dynamics have begun."""
+        return self.state.get("minimization")
+
+    @property
+    def last_output(self) -> int:
+        """Step up to which trajectory and thermodynamics count: -1, before that of step 0, in a minimisation."""
+        return self.step if self.minimization is None else -1
 
 
 def checkpoint_path(directory: str | Path, step: int) -> Path:

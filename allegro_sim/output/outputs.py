@@ -218,7 +218,7 @@ class Outputs:
                 self._continue_files(record, checkpoint)
 
     def _continue_files(self, record: RunRecord, checkpoint: Checkpoint) -> None:
-        step, thermo, trajectory = checkpoint.step, self.directory / THERMO, self.directory / TRAJECTORY
+        step, thermo, trajectory = checkpoint.last_output, self.directory / THERMO, self.directory / TRAJECTORY
         has_trajectory = trajectory.exists() or checkpoint.frames_written > 0
         if trajectory.exists() and is_cut_short(trajectory):
             # After a write that failed; nobody can read it before.
@@ -230,7 +230,7 @@ class Outputs:
         _compare_counts(thermo, "rows", count_rows(thermo, step), checkpoint.thermo_rows_written)
         if has_trajectory:
             _compare_counts(trajectory, "frames", count_frames(trajectory, step), checkpoint.frames_written)
-        remove_checkpoints_after(self.directory, step)
+        remove_checkpoints_after(self.directory, checkpoint.step)
         remove_unfinished(self.directory)
         self._thermo = ThermoWriter.reopen(thermo, step)
         if has_trajectory:

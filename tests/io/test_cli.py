@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 import subprocess
 import sys
@@ -14,24 +15,14 @@ import h5py
 import numpy as np
 import pytest
 
-from allegro_sim import __version__, cli
-from allegro_sim.parallel.comm import SerialComm
+from allegro_sim import __version__
 from allegro_sim.simulation import Simulation
 
 
 @pytest.fixture
-def program(inputs: Path, tmp_path: Path, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+def program(run_program: Callable, inputs: Path) -> Callable[..., tuple[int, str, str]]:
     """program(*arguments) -> exit code, output, errors: inputs/water/smoke.toml on one rank, in an empty directory."""
-    monkeypatch.setattr(cli, "world", SerialComm)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(inputs / "water" / "smoke.toml"), *arguments])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
+    return functools.partial(run_program, str(inputs / "water" / "smoke.toml"))
 
 
 def thermo(directory: str) -> list[dict[str, str]]:

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
+from support import trajectories
 from support.survival import write_input
 
-from allegro_sim import cli
 from allegro_sim.config import KEYS, Settings, load_settings
-from allegro_sim.errors import InputError, ModelFileError, RestartError
+from allegro_sim.errors import InputError, ModelFileError, OutputError, RestartError
 from allegro_sim.model.consistency import named_arrays
 from allegro_sim.model.weight_file import load_model
 from allegro_sim.output.checkpoint import list_checkpoints, load_checkpoint
-from allegro_sim.parallel.comm import SerialComm
+from allegro_sim.output.trajectory_reader import TrajectoryReader
 
 PLACES = 50
 
 
 @pytest.fixture
-def program(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch):
+def program(run_program: Callable, tmp_path: Path, repository: Path) -> Callable[..., tuple[int, str]]:
     """program(*arguments) -> exit code, standard error, in a folder with an input file."""
-    monkeypatch.setattr(cli, "world", SerialComm)
-    monkeypatch.chdir(tmp_path)
     write_input(tmp_path, repository, steps=1)
 
     def run(*arguments: str) -> tuple[int, str]:
-        errors = io.StringIO()
-        output = contextlib.redirect_stdout(io.StringIO())
-        with contextlib.redirect_stderr(errors), output, pytest.raises(SystemExit) as ended:
-            cli.main(list(arguments))
-        return int(ended.value.code or 0), errors.getvalue()
+        code, _, errors = run_program(*arguments)
+        return code, errors
 
     return run
 
@@ -181,7 +175,7 @@ def test_a_damaged_checkpoint_is_refused(program, tmp_path: Path) -> None:
 
 
 def test_a_damaged_trajectory_is_refused_or_continued_to_the_right_end(program, tmp_path: Path) -> None:
-    """It has no checksums over its values; what a restart counts and where it goes on must hold all the same."""
+    """A restart reads no frames and no checksums; what it counts and where it goes on must hold all the same."""
     assert program("input.toml")[0] == 0
     path = tmp_path / "out" / "trajectory.h5md"
     files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -195,3 +189,30 @@ def test_a_damaged_trajectory_is_refused_or_continued_to_the_right_end(program, 
             assert path.name in message
         newest = load_checkpoint(list_checkpoints(tmp_path / "out")[0])
         assert newest.step == (1 if code else 2), what
+
+
+def test_a_damaged_trajectory_gives_its_frames_or_says_which_it_cannot(tmp_path: Path) -> None:
+    """Positions, velocities and forces are what was written, or refused: each truncation, and each flipped bit."""
+    path = tmp_path / "whole.h5md"
+    writer = trajectories.create(path, with_velocities=True, with_forces=True)
+    for step in range(40):
+        trajectories.append(writer, step)
+    writer.close()
+    copy, refused = tmp_path / "copy.h5md", 0
+    for what, content in damaged(path.read_bytes()):
+        copy.write_bytes(content)
+        try:
+            with TrajectoryReader(copy) as trajectory:
+                for index in range(len(trajectory)):
+                    try:
+                        frame = trajectory.frame(index)
+                    except OutputError as error:
+                        refused += 1
+                        assert f"copy.h5md: frame {index}" in str(error), what
+                    else:
+                        assert (frame.positions == trajectories.positions_at(index)).all(), what
+                        assert (frame.velocities == np.float32(trajectories.velocities_at(index))).all(), what
+        except OutputError as error:
+            refused += 1
+            assert "copy.h5md" in str(error), what
+    assert refused >= PLACES

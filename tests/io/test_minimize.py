@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import os
+import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +15,18 @@ import ase
 import ase.io
 import numpy as np
 import pytest
+from support.survival import contents, differing, fork_run
 
-from allegro_sim import cli
 from allegro_sim.evaluation import Evaluator
+from allegro_sim.minimization import Minimization
 from allegro_sim.model.weight_file import load_model
+from allegro_sim.output import checkpoint
 from allegro_sim.output.checkpoint import load_checkpoint
-from allegro_sim.parallel.comm import SerialComm
+from allegro_sim.output.outputs import Outputs
+from allegro_sim.output.screen import Screen
+from allegro_sim.output.trajectory import TrajectoryWriter
 from allegro_sim.potential.cpu import CpuPotential
-from allegro_sim.stops import Stops
+from allegro_sim.stops import NOTHING, Stops
 from allegro_sim.structure import read_structure
 
 INPUT = """
@@ -40,19 +48,9 @@ precision = "double"
 
 
 @pytest.fixture
-def run(inputs: Path, tmp_path: Path, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+def run(run_input: Callable, inputs: Path) -> Callable[..., tuple[int, str, str]]:
     """run(*overrides) -> exit code, output, errors: minimises 24 atoms in an empty directory."""
-    monkeypatch.setattr(cli, "world", SerialComm)
-    monkeypatch.chdir(tmp_path)
-    Path("input.toml").write_text(INPUT.format(inputs=inputs, data=inputs.parent / "tests" / "data"))
-
-    def function(*overrides: str, flags: tuple[str, ...] = ()) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main(["input.toml", *(a for o in overrides for a in ("--set", o)), *flags])
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return function
+    return run_input(INPUT.format(inputs=inputs, data=inputs.parent / "tests" / "data"))
 
 
 def way(directory: str = "out") -> np.ndarray:
@@ -138,25 +136,131 @@ def test_restart_after_it_does_not_minimise_again(run) -> None:
         assert (Path("out") / name).read_bytes() == (Path("whole") / name).read_bytes()
 
 
-def test_interrupted_one_begins_again(run, monkeypatch) -> None:
-    request = Stops.request
+RESTARTED = ["velocities.temperature_K=300", "run.steps=3", "output.thermo_every=1", "output.trajectory_every=1"]
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """SIGTERM once the program has asked for requests so often."""
     calls = iter(range(1000))
-    monkeypatch.setattr(Stops, "request", lambda stops: 115.0 if next(calls) >= 5 else request(stops))
-    code, _, errors = run()
-    assert code == 4 and "SIGTERM in the minimisation" in errors and "--restart" in errors
-    assert len(way()) < 10 and not list(Path("out").glob("checkpoint-*"))
-    monkeypatch.setattr(Stops, "request", request)
-    code, output, errors = run(flags=("--restart",))
-    assert (code, errors) == (0, "") and "begins again" in output
-    assert way()[-1, 2] <= 0.05
+    monkeypatch.setattr(Stops, "request", lambda _: 115.0 if next(calls) >= steps else NOTHING)
+
+
+@pytest.fixture
+def whole(run) -> dict[str, object]:
+    """What an uninterrupted run leaves, in another directory."""
+    assert run(*RESTARTED, "output.directory=whole")[0] == 0
+    return left_in("whole")
+
+
+def left_in(directory: str) -> dict[str, object]:
+    """Every bit of a run, and of its minimisation; the settings name the directory."""
+    found = contents(Path(directory))
+    del found["checkpoint/settings"]
+    return found | {name: (Path(directory) / name).read_bytes() for name in ("minimize.csv", "minimized.xyz")}
+
+
+def test_interrupted_one_goes_on_with_the_same_bits(run, whole, monkeypatch) -> None:
+    """At its first move, later, and twice; no settings of the minimisation keep it from going on."""
+    for steps in (0, 7, 5):
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, steps)
+            code, _, errors = run(*RESTARTED, flags=("--restart",) if Path("out").exists() else ())
+        assert code == 4 and "SIGTERM in the minimisation" in errors and "checkpoint-000000000.h5" in errors
+    reached = load_checkpoint("out/checkpoint-000000000.h5").minimization["step"]
+    assert reached == 1 + 8 + 6 and len(way()) == reached
+    assert Path("out/thermo.csv").read_text().count("\n") == 1  # the header
+    code, output, errors = run(*RESTARTED, flags=("--restart",))
+    assert (code, errors) == (0, "") and "begins again" not in output
+    assert differing(left_in("out"), whole) == []
+
+
+def test_checkpoints_of_it_come_at_their_interval_and_may_be_continued_elsewhere(run, whole, tmp_path: Path) -> None:
+    stopped = [*RESTARTED, "minimize.max_steps=9", "output.checkpoint_every=4"]
+    ended = fork_run(tmp_path, *arguments(stopped), prepare=kill_when(Minimization, "_save", 2))
+    assert ended.code == -signal.SIGKILL
+    assert load_checkpoint("out/checkpoint-000000000.h5").minimization["step"] == 8
+    Path("elsewhere").mkdir()
+    shutil.copy("out/checkpoint-000000000.h5", "elsewhere/saved.h5")
+    assert run(*RESTARTED, "output.directory=new", flags=("--restart", "elsewhere/saved.h5"))[0] == 0
+    assert (Path("new") / "minimized.xyz").read_bytes() == whole["minimized.xyz"]
+    assert (Path("new") / "thermo.csv").read_bytes() == whole["thermo.csv"]
+    assert way("new").tolist() == way("whole")[8:].tolist()
+
+
+def arguments(overrides: list[str], *flags: str) -> list[str]:
+    return ["input.toml", *(word for override in overrides for word in ("--set", override)), *flags]
+
+
+def kill_when(target: object, name: str, count: int) -> Callable[[], None]:
+    """kill -9 after call number `count` of a function."""
+
+    def prepare() -> None:
+        function, calls = getattr(target, name), itertools.count(1)
+
+        def counted(*args, **options):
+            result = function(*args, **options)
+            if next(calls) == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(target, name, counted)
+
+    return prepare
+
+
+MOMENTS = {
+    "before any checkpoint": (Minimization, "_tell", 3),
+    "after a row beyond the checkpoint": (Minimization, "_tell", 11),
+    "in a checkpoint": (checkpoint, "_write_hdf5", 2),
+    "when minimized.xyz is there": (Outputs, "write_minimized", 1),
+    "when step 0 is written": (TrajectoryWriter, "append", 1),
+    "when step 0 has its checkpoint": (Screen, "thermo", 1),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_one_goes_on_with_the_same_bits(run, whole, tmp_path: Path, moment: str) -> None:
+    often = [*RESTARTED, "output.checkpoint_every=5"]
+    ended = fork_run(tmp_path, *arguments(often), prepare=kill_when(*MOMENTS[moment]))
+    assert ended.code == -signal.SIGKILL, ended
+    code, _, errors = run(*RESTARTED, flags=("--restart",))
+    assert (code, errors) == (0, "")
+    assert differing(left_in("out"), whole) == []
+
+
+def test_checkpoint_of_it_has_no_velocities_of_atoms(run, inputs: Path, monkeypatch) -> None:
+    interrupt_after(monkeypatch, 6)
+    assert run()[0] == 4
+    saved = load_checkpoint("out/checkpoint-000000000.h5")
+    assert np.abs(saved.velocities).max() > 0.0
+    structure = read_structure("out/checkpoint-000000000.h5", model=load_model(inputs / "water" / "water.h5"))
+    assert structure.velocities is None and (structure.positions == saved.positions).all()
+
+
+@pytest.mark.parametrize("damage", ["row missing", "another header"])
+def test_way_that_does_not_lead_to_the_checkpoint_is_refused(run, monkeypatch, damage: str) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 6)
+        assert run()[0] == 4
+    lines = Path("out/minimize.csv").read_text().splitlines(keepends=True)
+    Path("out/minimize.csv").write_text("".join(lines[:-1] if damage == "row missing" else ["x\n", *lines[1:]]))
+    code, _, errors = run(flags=("--restart",))
+    assert code == 2 and "minimize.csv" in errors and errors.count("\n") == 1
 
 
 @pytest.mark.mpi
 def test_ranks_go_the_same_way_bit_for_bit(run, mpirun: Callable, tmp_path: Path) -> None:
     options = ["velocities.temperature_K=300", "run.steps=3", "minimize.max_steps=25", "output.trajectory_every=1"]
     assert run(*options)[0] == 0
-    arguments = [a for o in [*options, "output.directory=ranks"] for a in ("--set", o)]
-    done = mpirun(3, sys.executable, "-m", "allegro_sim", "input.toml", *arguments, cwd=tmp_path, timeout=60)
+    program = [sys.executable, "-m", "allegro_sim", *arguments([*options, "output.directory=ranks"])]
+    done = mpirun(3, *program, cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for name in ("minimize.csv", "minimized.xyz", "thermo.csv"):
+        assert (Path("out") / name).read_bytes() == (Path("ranks") / name).read_bytes(), name
+    # Interrupted at its first move on one rank, and continued on three.
+    assert run(*options, "output.directory=ranks", flags=("--overwrite", "--max-hours", "0"))[0] == 4
+    assert load_checkpoint("ranks/checkpoint-000000000.h5").minimization["step"] == 1
+    done = mpirun(3, *program, "--restart", cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stderr
     for name in ("minimize.csv", "minimized.xyz", "thermo.csv"):
         assert (Path("out") / name).read_bytes() == (Path("ranks") / name).read_bytes(), name

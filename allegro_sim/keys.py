@@ -246,7 +246,8 @@ KEYS: tuple[Key, ...] = (
         "max_energy_jump_eV",
         "number",
         None,
-        "largest change per atom of the total energy from one row of thermodynamics to the next; default: any",
+        "largest change per atom of the conserved energy (`conserved_eV`) from one row of thermodynamics to the next; "
+        "default: any",
         "eV",
         above=0.0,
     ),

@@ -92,16 +92,16 @@ class Watch:
         self._outputs = outputs
         self._screen = screen
         self._quiet_until: dict[str, int] = {}
-        self._total: float | None = None
+        self._conserved: float | None = None
 
     def restore(self, state: Mapping[str, float | None]) -> None:
         """Continue as the run did that `state` is of."""
-        self._total = state.get("total_eV")
+        self._conserved = state.get("conserved_eV")
 
     @property
     def state(self) -> dict[str, float | None]:
         """What a restart needs to find the same."""
-        return {"total_eV": self._total}
+        return {"conserved_eV": self._conserved}
 
     # ------------------------------------------------------------------------------------------ limits of single atoms
 
@@ -146,7 +146,7 @@ class Watch:
         ------
         GuardStop : on all ranks, where the action is to stop
         """
-        before, self._total = self._total, observables.total
+        before, self._conserved = self._conserved, observables.conserved
         found = {}
         bounds, temperature = self._bounds, observables.temperature
         if bounds.coldest is not None and temperature < bounds.coldest:
@@ -154,11 +154,11 @@ class Watch:
         if bounds.hottest is not None and temperature > bounds.hottest:
             found["temperature"] = f"{temperature:.4g} K, above guards.max_temperature_K, {bounds.hottest:g} K"
         if bounds.energy_jump is not None and before is not None:
-            jump = (observables.total - before) / system.num_global
+            jump = (observables.conserved - before) / system.num_global
             if abs(jump) > bounds.energy_jump:
                 found["energy"] = (
-                    f"the total energy changed by {jump:.4g} eV per atom since the last row of thermodynamics, more "
-                    f"than guards.max_energy_jump_eV, {bounds.energy_jump:g} eV"
+                    f"the conserved energy changed by {jump:.4g} eV per atom since the last row of thermodynamics, "
+                    f"more than guards.max_energy_jump_eV, {bounds.energy_jump:g} eV"
                 )
         wants_checkpoint = False
         for what in sorted(found, key=lambda what: self._actions[what] == STOP):

@@ -11,6 +11,7 @@ from allegro_sim.output.directory import existing_outputs
 from allegro_sim.output.lock import check_lock
 from allegro_sim.output.thermo import ThermoWriter, has_header
 from allegro_sim.output.trajectory import TrajectoryWriter
+from allegro_sim.output.trajectory_reader import TrajectoryReader
 
 _HDF5 = b"\x89HDF"
 
@@ -61,10 +62,23 @@ def repair(path: Path) -> str:
     except OSError as error:
         raise OutputError(f"{path}: cannot be read: {error.strerror}") from None
     if start == _HDF5:
-        return _cut(TrajectoryWriter.reopen(path), "frames_written", "frames")
+        done = _cut(TrajectoryWriter.reopen(path), "frames_written", "frames")
+        _verify(path)
+        return done
     if not has_header(path):
         raise OutputError(f"{path}: is no trajectory, thermo file or checkpoint of this program, or has only begun")
     return _cut(ThermoWriter.reopen(path), "rows_written", "rows")
+
+
+def _verify(path: Path) -> None:
+    """Raise OutputError where frames of a trajectory are damaged."""
+    with TrajectoryReader(path) as trajectory:
+        if damaged := trajectory.damaged_frames():
+            raise OutputError(
+                f"{path}: the checksums of {len(damaged)} of {len(trajectory)} frames differ, and nothing mends them: "
+                f"{', '.join(map(str, damaged[:10]))}{' ...' if len(damaged) > 10 else ''}, counted from 0. The others "
+                "are whole"
+            )
 
 
 def _cut(writer: TrajectoryWriter | ThermoWriter, count: str, what: str) -> str:

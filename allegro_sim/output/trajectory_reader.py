@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from allegro_sim.errors import OutputError
-from allegro_sim.output.h5md import count_complete, count_whole, read_steps
+from allegro_sim.output.h5md import GROUPS, count_complete, count_whole, is_checksum_error, read_steps
 from allegro_sim.units import KJ_PER_MOL
 
 _PER_FRAME = ("position", "velocity", "force", "box/edges")
@@ -110,10 +110,17 @@ class TrajectoryReader:
                 observables={name: float(group["value"][index]) for name, group in self._file["observables"].items()},
             )
         except (KeyError, OSError, RuntimeError, ValueError) as error:
+            if is_checksum_error(error):
+                raise OutputError(f"{self.path}: frame {index} is damaged (its checksum differs)") from None
             raise OutputError(f"{self.path}: frame {index} cannot be read: {error}") from None
 
     def _values(self, name: str, index: int) -> np.ndarray | None:
         return np.asarray(self._atoms[f"{name}/value"][index], dtype=np.float64) if name in self._atoms else None
+
+    def damaged_frames(self) -> list[int]:
+        """Numbers of the frames whose positions, velocities or forces have another checksum; reads all of them."""
+        datasets = [self._atoms[f"{name}/value"] for name in GROUPS if name in self._atoms]
+        return [index for index in range(self.num_frames) if not all(_is_sound(data, index) for data in datasets)]
 
     def times_fs(self) -> np.ndarray:
         """Times of all frames, fs, float64 (num_frames,)."""
@@ -131,6 +138,16 @@ class TrajectoryReader:
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
+
+
+def _is_sound(dataset: h5py.Dataset, index: int) -> bool:
+    try:
+        dataset[index]
+    except (OSError, RuntimeError) as error:
+        if is_checksum_error(error):
+            return False
+        raise OutputError(f"{dataset.file.filename}: frame {index} cannot be read: {error}") from None
+    return True
 
 
 def count_frames(path: str | Path, last_step: int | None = None) -> int:

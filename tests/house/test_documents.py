@@ -157,6 +157,8 @@ def test_every_error_is_explained_with_its_exit_code(repository: Path) -> None:
             assert heading is not None, f"docs/errors.md has no section on {name}"
             if name not in ("AllegroSimError", "UserError"):
                 assert f"Exit code {kind.exit_code}" in sections[heading], name
+                # At least one message with its cause and its cure.
+                assert re.search(r"^\| `[^`]+` \| [^|]{4,} \| [^|]{4,} \|$", sections[heading], re.MULTILINE), name
 
 
 def test_messages_in_the_list_of_errors_are_those_of_the_program(repository: Path) -> None:

@@ -157,8 +157,32 @@ def test_killed_at_a_random_time(folder: Path, whole: dict[str, object], usual: 
     assert differing(contents(folder / "out"), whole) == []
 
 
-def kill_ranks(folder: Path, launcher: str, targets: list[int], seconds: float) -> int:
-    """Run on 3 ranks, and kill some of them so many seconds after the first has begun; returns mpirun's exit code."""
+@pytest.mark.parametrize("number", [*range(5), *(pytest.param(n, marks=pytest.mark.slow) for n in range(5, 50))])
+def test_terminated_at_a_random_time_and_restarted_without_a_repair(
+    folder: Path, whole: dict[str, object], usual: float, number: int
+) -> None:
+    """SIGTERM: exit code 4 and a checkpoint; before the program listens for it, what the system does."""
+    seconds = float(np.random.default_rng(200 + number).uniform(0.0, usual))
+
+    def terminate(pid: int) -> None:
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGTERM)
+
+    ended = fork_run(folder, "input.toml", while_running=terminate)
+    assert ended.code in (0, 4, -signal.SIGTERM), ended
+    assert "Traceback" not in ended.errors
+    if ended.code == 4:
+        assert checkpoint.list_checkpoints(folder / "out")[0].name in ended.errors
+    if ended.code:
+        restart(folder)
+    assert differing(contents(folder / "out"), whole) == []
+
+
+def kill_ranks(
+    folder: Path, launcher: str, targets: list[int], seconds: float, number: signal.Signals = signal.SIGKILL
+) -> int:
+    """Run on 3 ranks, and send some of them a signal so many seconds after the first has begun; returns mpirun's exit
+    code."""
     command = [launcher, "-n", "3", sys.executable, "-c", RANKS, "input.toml"]
     with subprocess.Popen(
         command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -170,10 +194,10 @@ def kill_ranks(folder: Path, launcher: str, targets: list[int], seconds: float) 
         time.sleep(seconds)
         for rank in targets:
             try:
-                os.kill(int(paths[rank].read_text()), signal.SIGKILL)
+                os.kill(int(paths[rank].read_text()), number)
             except ProcessLookupError:  # it has come to its end, or another's death has ended it
                 continue
-        return process.wait(timeout=10)
+        return process.wait(timeout=10 if number == signal.SIGKILL else 30)
 
 
 RANKS = """
@@ -196,5 +220,16 @@ def test_ranks_killed_at_a_random_time(folder: Path, whole: dict[str, object], l
     code = kill_ranks(folder, launcher, targets, float(generator.uniform(0.0, 3.0)))
     if code:
         check_what_is_left(folder / "out")
+        restart(folder)
+    assert differing(contents(folder / "out"), whole) == []
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 50))])
+def test_ranks_terminated_at_a_random_time(folder: Path, whole: dict[str, object], launcher: str, number: int) -> None:
+    """SIGTERM to all ranks, or to one of them, wherever they are."""
+    generator = np.random.default_rng(300 + number)
+    targets = [[0, 1, 2], [0], [1], [2]][number % 4]
+    if kill_ranks(folder, launcher, targets, float(generator.uniform(0.0, 3.0)), signal.SIGTERM):
         restart(folder)
     assert differing(contents(folder / "out"), whole) == []

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from support import trajectories
 
+from allegro_sim.errors import OutputError
 from allegro_sim.output.h5md import count_stored
 from allegro_sim.output.lock import RunLock
 from allegro_sim.output.thermo import ThermoWriter
+from allegro_sim.output.trajectory import TrajectoryWriter
 from allegro_sim.output.trajectory_reader import TrajectoryReader
 from allegro_sim.tools.main import main as tools
 
@@ -100,6 +102,31 @@ def test_chunks_beyond_the_end_of_a_file_are_told_from_those_before(trajectory: 
         for frame, end in enumerate(ends):
             assert count_stored(values, end) == frame + 1
             assert count_stored(values, end - 1) == frame
+
+
+@pytest.mark.parametrize("name", ["position", "velocity"])
+def test_damaged_frames_are_named_and_the_others_kept(trajectory: Path, tmp_path: Path, name: str, capsys) -> None:
+    """One bit, somewhere in the values of frames 2 and 5: whoever reads them says so, and nothing else is lost."""
+    with h5py.File(trajectory, "r") as file:
+        chunks = [file[f"particles/all/{name}/value"].id.get_chunk_info(frame) for frame in (2, 5)]
+    content = bytearray(trajectory.read_bytes())
+    for chunk, generator in zip(chunks, map(np.random.default_rng, range(2)), strict=True):
+        content[chunk.byte_offset + int(generator.integers(chunk.size))] ^= 1 << int(generator.integers(8))
+    trajectory.write_bytes(content)
+    assert tools(["repair", str(trajectory)]) == 2
+    said = capsys.readouterr().out
+    assert "checksums of 2 of 9 frames differ" in said and ": 2, 5, counted from 0" in said and said.count("\n") == 1
+    with TrajectoryReader(trajectory) as reader:
+        assert [reader.frame(index).step for index in (0, 1, 3, 4, 6, 7, 8)] == [0, 1, 3, 4, 6, 7, 8]
+        with pytest.raises(OutputError, match=r"trajectory\.h5md: frame 5 is damaged"):
+            reader.frame(5)
+    assert tools(["convert", str(trajectory), str(tmp_path / "out.extxyz")]) == 2
+    assert "frame 2 is damaged" in capsys.readouterr().err and not (tmp_path / "out.extxyz").exists()
+    assert tools(["convert", str(trajectory), str(tmp_path / "out.extxyz"), "--frames", "6:"]) == 0
+    writer = TrajectoryWriter.reopen(trajectory)
+    trajectories.append(writer, FRAMES)
+    writer.close()
+    assert TrajectoryReader(trajectory).frame(FRAMES).step == FRAMES
 
 
 def test_rows_are_cut_after_the_last_whole_one(thermo: Path, capsys) -> None:

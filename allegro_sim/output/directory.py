@@ -10,6 +10,7 @@ from pathlib import Path
 
 from allegro_sim.errors import OutputError, StorageStop
 from allegro_sim.output.checkpoint import CHECKPOINT_PATTERN, list_checkpoints
+from allegro_sim.output.h5md import is_cut_short
 from allegro_sim.output.lock import LOCK, check_lock
 from allegro_sim.output.thermo import count_rows, has_header
 from allegro_sim.output.trajectory_reader import count_frames
@@ -100,7 +101,9 @@ def has_only_begun(directory: str | Path) -> bool:
         return False
     thermo, trajectory = directory / THERMO, directory / TRAJECTORY
     later_rows = count_rows(thermo) - count_rows(thermo, 0) if has_header(thermo) else 0
-    later_frames = count_frames(trajectory) - count_frames(trajectory, 0) if trajectory.exists() else 0
+    # After a write that failed nobody can read it; step 0 has its checkpoint before the next frame.
+    readable = trajectory.exists() and not is_cut_short(trajectory)
+    later_frames = count_frames(trajectory) - count_frames(trajectory, 0) if readable else 0
     return later_rows == 0 and later_frames == 0
 
 

@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
 def drift(table: ThermoTable, name: str) -> float:
     """Slope of the least-squares line through a column against time, per ps; NaN for fewer than two rows."""
     time, values = table.columns["time_ps"], table.columns[name]
+    if len(table) > 1 and np.ptp(values) == 0.0:
+        return 0.0  # exactly: the mean of equal numbers may be another one
     centred = time - time.mean()
     return float(centred @ (values - values.mean()) / (centred @ centred)) if len(table) > 1 else math.nan
 

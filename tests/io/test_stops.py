@@ -153,6 +153,33 @@ def test_signals_outrank_the_clock_and_the_clock_a_checkpoint() -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+class Ranks:
+    """`allegro-sim` on 3 ranks in a folder, started in the background; ended at the latest when the block is left."""
+
+    def __init__(self, launcher: str, folder: Path, *arguments: str, before: str = "") -> None:
+        self.folder = folder
+        command = [launcher, "-n", "3", sys.executable, "-c", RANKS.replace("BEFORE", before), "input.toml"]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, "text": True}
+        self.mpirun = subprocess.Popen([*command, *arguments], cwd=folder, start_new_session=True, **streams)
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self.mpirun.poll() is None:
+            os.killpg(self.mpirun.pid, signal.SIGKILL)
+        self.mpirun.communicate()
+
+    def wait(self, seconds: float = 30.0) -> str:
+        """What all ranks said on standard error, once they have ended."""
+        return self.mpirun.communicate(timeout=seconds)[1]
+
+    @property
+    def codes(self) -> list[str]:
+        """Exit code of each rank."""
+        return [(self.folder / f"code-{rank}").read_text() for rank in range(3)]
+
+
 @pytest.mark.mpi
 @pytest.mark.parametrize(
     ("number", "target"), [*((number, "mpirun") for number in SIGNALS), (signal.SIGTERM, "rank 2")]
@@ -161,29 +188,74 @@ def test_all_ranks_stop_at_one_step(
     tmp_path: Path, repository: Path, launcher: str, number: signal.Signals, target: str
 ) -> None:
     write_input(tmp_path, repository, steps=MANY)
-    command = [launcher, "-n", "3", sys.executable, "-c", RANKS, "input.toml"]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **streams) as process:
-        try:
-            wait_for(tmp_path / "out" / "checkpoint-000000005.h5")
-            pid = process.pid if target == "mpirun" else int((tmp_path / "pid-2").read_text())
-            os.kill(pid, number)
-            _, errors = process.communicate(timeout=30)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 4, errors
-    assert errors.count(f"stopped by {number.name} at step") == 1 and "Traceback" not in errors
-    codes = [(tmp_path / f"code-{rank}").read_text() for rank in range(3)]
-    assert codes == ["4", "4", "4"]
+    with Ranks(launcher, tmp_path) as ranks:
+        wait_for(tmp_path / "out" / "checkpoint-000000005.h5")
+        pid = ranks.mpirun.pid if target == "mpirun" else int((tmp_path / "pid-2").read_text())
+        os.kill(pid, number)
+        errors = ranks.wait()
+        assert ranks.mpirun.returncode == 4, errors
+        assert errors.count(f"stopped by {number.name} at step") == 1 and "Traceback" not in errors
+        assert ranks.codes == ["4", "4", "4"]
 
+
+@pytest.mark.mpi
+def test_all_ranks_stop_when_the_time_of_one_is_up(tmp_path: Path, repository: Path, launcher: str) -> None:
+    write_input(tmp_path, repository, steps=MANY)
+    with Ranks(launcher, tmp_path, "--max-hours", "0") as ranks:
+        errors = ranks.wait(60.0)
+        assert ranks.mpirun.returncode == 4, errors
+        assert errors.count("stopped by --max-hours at step 1 of") == 1
+        assert ranks.codes == ["4", "4", "4"]
+    assert list_checkpoints(tmp_path / "out")[0].name == "checkpoint-000000001.h5"
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_second_interrupt_of_the_launcher_ends_all_ranks_at_once(
+    tmp_path: Path, repository: Path, launcher: str
+) -> None:
+    """As Ctrl-C twice in a terminal, while all ranks are in a step that takes half a minute."""
+    write_input(tmp_path, repository, steps=MANY)
+    with Ranks(launcher, tmp_path, before=SLOW) as ranks:
+        wait_for(tmp_path / "out" / "checkpoint-000000005.h5")
+        time.sleep(0.5)
+        os.kill(ranks.mpirun.pid, signal.SIGINT)
+        time.sleep(0.5)
+        began = time.monotonic()
+        os.kill(ranks.mpirun.pid, signal.SIGINT)
+        errors = ranks.wait()
+        while any(is_running(int((tmp_path / f"pid-{rank}").read_text())) for rank in range(3)):
+            assert time.monotonic() - began < 10.0
+            time.sleep(0.01)
+        assert ranks.mpirun.returncode not in (0, 4), errors
+        assert "a second SIGINT ends it at once" in errors and "Traceback" not in errors
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended; whoever started it may not have noticed yet."""
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+
+
+SLOW = """
+from allegro_sim.potential.cpu import CpuPotential
+compute = CpuPotential.compute
+def slow(self, *arguments, **options):
+    compute(self, *arguments, **options)
+    if Path("out/checkpoint-000000005.h5").exists():
+        time.sleep(30)
+CpuPotential.compute = slow
+"""
 
 RANKS = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 from allegro_sim import cli
 from allegro_sim.parallel.comm import world
 comm = world()
+BEFORE
 Path(f"pid-{comm.rank}").write_text(str(os.getpid()))
 try:
     cli.main()

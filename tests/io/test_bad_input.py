@@ -12,10 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.bad_inputs import make_cases, run_case, sample, snapshot
+from support.bad_inputs import Case, make_cases, run_case, sample, snapshot
 
 from allegro_sim import cli
 from allegro_sim.parallel.comm import SerialComm
+from allegro_sim.potential import pick_device
 
 EVERY = 4
 """On three ranks, of the cases of each area, one in so many is tried by default; those marked slow try them all."""
@@ -43,6 +44,20 @@ def test_one_rank_names_the_mistake_and_writes_nothing(folder: Path, inputs: Pat
         check(name, *run_case(case), case.words)
         assert snapshot(folder) == before, name
     assert not (folder / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(pick_device("auto")[0] == "cuda", reason="a GPU is here")
+def test_a_gpu_that_is_not_there_hides_no_mistake_in_a_traceback(folder: Path, inputs: Path, monkeypatch) -> None:
+    """Each case with `device = "cuda"` too: its own message, that there is no GPU, or that a checkpoint is of a CPU."""
+    monkeypatch.setattr(cli, "world", SerialComm)
+    cases = make_cases(folder, inputs)
+    before = snapshot(folder)
+    for name, case in cases.items():
+        code, message, seconds = run_case(Case([*case.arguments, "--set", "run.device=cuda"], case.words))
+        others = ('device "cuda" was asked for, but ', "run.precision")
+        check(name, code, message, seconds, [] if any(other in message for other in others) else case.words)
+        assert snapshot(folder) == before, name
 
 
 @pytest.mark.mpi

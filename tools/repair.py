@@ -7,6 +7,7 @@ from pathlib import Path
 
 from allegro_sim.errors import AllegroSimError, OutputError, RestartError
 from allegro_sim.output.checkpoint import is_checkpoint, load_checkpoint
+from allegro_sim.output.descent import cut_descent, is_descent
 from allegro_sim.output.directory import existing_outputs
 from allegro_sim.output.lock import check_lock
 from allegro_sim.output.thermo import ThermoWriter, has_header
@@ -59,12 +60,15 @@ def repair(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             start = file.read(len(_HDF5))
+        of_minimization = is_descent(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be read: {error.strerror}") from None
     if start == _HDF5:
         done = _cut(TrajectoryWriter.reopen(path), "frames_written", "frames")
         _verify(path)
         return done
+    if of_minimization:
+        return cut_descent(path)
     if not has_header(path):
         raise OutputError(f"{path}: is no trajectory, thermo file or checkpoint of this program, or has only begun")
     return _cut(ThermoWriter.reopen(path), "rows_written", "rows")

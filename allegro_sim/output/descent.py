@@ -75,3 +75,22 @@ def _find_end(path: Path, first_step: int) -> int:
             "start again with --overwrite"
         )
     return len(header) + sum(len(row) for _, row in before)
+
+
+def is_descent(path: Path) -> bool:
+    """Whether the file begins as those of `DescentWriter` do. Raises OSError."""
+    with open(path, "rb") as file:
+        return file.read(len(_HEADER)) == _HEADER
+
+
+def cut_descent(path: Path) -> str:
+    """Remove a row that a kill cut short; returns what was done, in words. Raises OutputError."""
+    try:
+        content = path.read_bytes()
+        keep, rows = content.rfind(b"\n") + 1, content.count(b"\n") - 1
+        if keep == len(content):
+            return f"whole, {rows} rows"
+        os.truncate(path, keep)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    return f"kept {rows} rows, cut off the {len(content) - keep} bytes after them"

@@ -28,6 +28,7 @@ from allegro_sim.output.trajectory import TrajectoryWriter
 from allegro_sim.potential.cpu import CpuPotential
 from allegro_sim.stops import NOTHING, Stops
 from allegro_sim.structure import read_structure
+from allegro_sim.tools.main import main as tools
 
 INPUT = """
 [model]
@@ -223,6 +224,7 @@ def test_killed_one_goes_on_with_the_same_bits(run, whole, tmp_path: Path, momen
     often = [*RESTARTED, "output.checkpoint_every=5"]
     ended = fork_run(tmp_path, *arguments(often), prepare=kill_when(*MOMENTS[moment]))
     assert ended.code == -signal.SIGKILL, ended
+    assert tools(["repair", "out"]) == 0
     code, _, errors = run(*RESTARTED, flags=("--restart",))
     assert (code, errors) == (0, "")
     assert differing(left_in("out"), whole) == []

@@ -11,6 +11,7 @@ import pytest
 from support import trajectories
 
 from allegro_sim.errors import OutputError
+from allegro_sim.output.descent import DescentWriter
 from allegro_sim.output.h5md import count_stored
 from allegro_sim.output.lock import RunLock
 from allegro_sim.output.thermo import ThermoWriter
@@ -136,6 +137,21 @@ def test_rows_are_cut_after_the_last_whole_one(thermo: Path, capsys) -> None:
     assert tools(["repair", str(thermo)]) == 0
     assert capsys.readouterr().out == f"{thermo}: kept 5 rows, cut off the 9 bytes after them\n"
     assert thermo.read_bytes() == whole
+
+
+def test_rows_of_a_minimisation_are_cut_after_the_last_whole_one(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "minimize.csv"
+    writer = DescentWriter(path)
+    for step in range(3):
+        writer.write(step, -1.5 * step, 0.25)
+    writer.close()
+    whole = path.read_bytes()
+    assert tools(["repair", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{path}: whole, 3 rows\n" and path.read_bytes() == whole
+    path.write_bytes(whole + b"3,-4")
+    assert tools(["repair", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{path}: kept 3 rows, cut off the 4 bytes after them\n"
+    assert path.read_bytes() == whole
 
 
 def test_a_directory_stands_for_the_files_of_a_run_in_it(

@@ -52,7 +52,8 @@ def test_many_steps_take_no_more_than_few(tmp_path: Path, repository: Path, step
     ended = fork_run(tmp_path, "input.toml", *every, while_running=watch)
     assert ended.code == 0, ended
     assert len(samples) > 20
-    warm = [sample for sample in samples if sample[0] > steps // 10]
+    # At the last step files are being closed already.
+    warm = [sample for sample in samples if steps // 10 < sample[0] < steps]
     first, last = warm[0], warm[-1]
     assert last[0] > steps // 2
     assert max(memory for _, memory, _ in warm) - first[1] < GROWTH_KIB, samples

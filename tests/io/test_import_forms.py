@@ -16,7 +16,7 @@ import pytest
 from support.golden import FOLDER
 from support.torch_files import Call, Named, module, read_saved, scripted, write_package, write_saved, write_scripted
 
-from allegro_sim.errors import CheckpointImportError
+from allegro_sim.errors import CheckpointImportError, InputError
 from allegro_sim.model.consistency import named_arrays
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.tools.importing.build import Built, build_model
@@ -155,6 +155,14 @@ def test_averages_that_do_not_fit_are_refused_and_raw_weights_can_be_had(tmp_pat
     assert "no averaged weights" in refusal(write_saved(path, content))
     tensors["extra.weight"] = taken
     assert "unknown tensors extra.weight" in refusal(write_saved(path, content))
+
+
+@pytest.mark.parametrize("ending", [".nequip.zip", ".nequip.pth"])
+def test_options_that_a_form_has_no_use_for_are_refused(ending: str) -> None:
+    path = FOLDER / f"zbl_metal{ending}"
+    with pytest.raises(InputError, match="--raw-weights"):
+        load(path, raw_weights=True)
+    assert "coach" in refusal(path, model_name="coach")
 
 
 def other_models(folder: Path) -> dict[str, Path]:

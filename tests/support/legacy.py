@@ -18,7 +18,7 @@ from allegro_sim.tools.make_legacy_golden import large_weights
 
 FOLDER = Path(__file__).resolve().parent.parent / "data" / "golden_legacy"
 MODELS = tuple(sorted(path.stem for path in FOLDER.glob("*.npz") if path.stem != "sc23_shape"))
-STRUCTURES = ("triclinic", "cluster", "pair")
+STRUCTURES = ("triclinic", "cluster", "pair", "small_cell", "isolated")
 
 
 def legacy_source(name: str) -> LegacySource:

@@ -9,6 +9,7 @@ from allegro_sim.model.description import AllegroModel
 from allegro_sim.neighbors import NeighborList
 from allegro_sim.parallel.comm import SerialComm
 from allegro_sim.parallel.domain import Domain
+from allegro_sim.potential import create_potential
 from allegro_sim.system import System
 
 Geometry = tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]
@@ -34,3 +35,29 @@ def pair_model_structure(neighbors: int) -> Geometry:
     grid = np.stack(np.meshgrid(*[np.arange(side)] * 3), axis=-1).reshape(-1, 3)[:count]
     positions = grid * (2.2 / side) + rng.uniform(-0.05, 0.05, (count, 3))
     return positions, None, np.zeros(3, bool), np.arange(count) % 2
+
+
+def compute_bits(
+    model: AllegroModel,
+    geometry: Geometry,
+    precision: str,
+    *,
+    skin: float = 0.0,
+    threads: int = 1,
+    chunk_edges: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What the CPU potential computes, as bits: integer forces (N, 3) by atom, energies, virial words, integer virials.
+
+    Ghost rows differ with the skin: forces and virials are summed by atom, as the halo does.
+    """
+    system, neighbors = make_system(model, geometry, skin)
+    potential = create_potential(model, "cpu", precision, threads, chunk_edges)
+    potential.compute(system, neighbors, want_virial=True, want_atom_virials=True)
+    assert len(system.bad_centres) == 0
+    local = system.num_local
+    forces, virials = np.zeros((system.num_global, 3), np.int64), np.zeros((system.num_global, 9), np.int64)
+    np.add.at(forces, system.ids[:local], system.forces[:local])
+    np.add.at(virials, system.ids[:local], system.atom_virials[:local])
+    energies = np.empty(system.num_global)
+    energies[system.ids[: system.num_owned]] = system.energies[: system.num_owned]
+    return forces, energies, system.virial_words.copy(), virials

@@ -80,6 +80,8 @@ def test_a_training_folder_is_imported_by_its_name_or_that_of_the_weights(
     for number, path in enumerate((folder, folder / "best_model.pth")):
         assert main(["import", str(path), "-o", str(tmp_path / f"{number}.h5")]) == 0
         assert "legacy training folder" in capsys.readouterr().out
+    assert main(["info", str(tmp_path / "0.h5")]) == 0
+    assert "Allegro model, legacy generation" in capsys.readouterr().out
     (folder / "best_model.pth").rename(folder / "last_model.pth")
     config = json.loads((folder / "config.yaml").read_text())
     (folder / "config.yaml").write_text(json.dumps({**config, "use_ema": True}))

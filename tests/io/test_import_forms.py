@@ -85,6 +85,23 @@ def test_options_of_a_package_are_read_from_its_modules_where_its_configuration_
     assert any("read from the model itself" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_models_compiled_from_a_package_are_read(name: str, tmp_path: Path) -> None:
+    """`nequip-compile MODEL.nequip.zip`: PyTorch then puts a mark before the name of every class."""
+
+    def mark(entry: str, content: bytes) -> bytes:
+        return (
+            content.replace(b"c__torch__.", b"c__torch__._torch_package_0_.") if entry.endswith("data.pkl") else content
+        )
+
+    original = FOLDER / f"{name}.nequip.pth"
+    path = rewrite(original, tmp_path / original.name, mark)
+    assert path.read_bytes() != original.read_bytes()
+    found = load(path)
+    assert_same(found.model, load(original).model, 0.0)
+    assert not any("no checkpoint needs" in note for note in found.notes)
+
+
 def test_a_checkpoint_trained_further_takes_the_options_of_its_base_file(tmp_path: Path) -> None:
     content = read_saved(FOLDER / "deep_linear.ckpt")
     base = tmp_path / "base.ckpt"

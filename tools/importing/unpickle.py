@@ -283,8 +283,11 @@ def _check_opcodes(data: bytes) -> None:
 
 
 def python_name(name: str) -> str:
-    """The name in Python of a class compiled by TorchScript: "__torch__." before it, marks of classes of one name within
-    it, and of classes that came from a torch.package ("_torch_package_0_", of models compiled from a .nequip.zip)."""
+    """The name in Python of a class compiled by TorchScript.
+
+    PyTorch puts "__torch__." before it, and marks in it: of classes with the same name, and of classes that came from a
+    torch.package ("_torch_package_0_": models compiled from a .nequip.zip).
+    """
     return _COMPILED_MARKS.sub("", name.removeprefix("__torch__."))
 
 

@@ -32,6 +32,7 @@ def _chain_operations(shape: Shape, chain: Chain, forward: bool) -> Work:
         rows, columns = linear.matrix.shape[-2:]
         if linear.matrix.ndim == 3:
             work.plain += 2.0 * rows * columns + (0.0 if forward else 2.0 * columns)
+            work.plain += 2.0 * columns * (shape.folded.separable is not None)
         elif shape.is_large(linear):
             work.products += 2.0 * rows * columns
         else:

@@ -100,7 +100,7 @@ class Shape:
     def chains(self) -> dict[str, Chain]:
         """The MLPs by name."""
         latents = {f"latent_{k}": chain for k, chain in enumerate(self.folded.latents)}
-        return {"embedding": self.folded.embedding, **latents, "readout": self.folded.readout}
+        return {"embedding": self.folded.two_body_and_embedding, **latents, "readout": self.folded.readout}
 
     @property
     def fused(self) -> bool:

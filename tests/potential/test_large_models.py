@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.cuda_harness import cuda_potential, evaluate
 from support.random_models import random_model, random_structure
 
 from allegro_sim.cell import Cell
@@ -36,6 +37,26 @@ def test_separable_two_body_features_are_those_of_the_tables(options, no_pair_ta
     energies, forces = (1e-10, 1e-9) if precision == "double" else (1e-5, 1e-5)
     assert np.abs(result.energies - reference.energies).max() <= energies * max(1.0, np.abs(reference.energies).max())
     assert np.abs(result.forces - reference.forces).max() <= forces * max(1.0, np.abs(reference.forces).max())
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize("precision", ["double", "single", "mixed"])
+@pytest.mark.parametrize("hidden_width", [20, 264], ids=["fused", "wide"])
+def test_separable_two_body_features_on_cuda(hidden_width, precision, no_pair_tables):
+    """Widths of both product paths; a skewed cell of three types, so that every ordered pair of them occurs."""
+    model = random_model(8, num_types=3, num_layers=1, l_max=1, num_scalar_features=18, hidden_width=hidden_width)
+    structure = random_structure(4, model, num_atoms=8)
+    reference = evaluate_structure(model, *structure)
+    potential = cuda_potential(model, precision, optimize="-O0")
+    assert potential.engine.layout.dimensions.separable
+    assert potential.engine.layout.fused == (hidden_width < 264)
+    result = evaluate(model, precision, *structure, potential=potential)
+    # As for models with tables: float64 sums; float32 features; operands of ten bits.
+    bound = {"double": 1e-9, "single": 1e-5, "mixed": 4e-3}[precision]
+    rms = np.sqrt(np.mean(reference.forces**2))
+    assert np.sqrt(np.mean((result.forces - reference.forces) ** 2)) <= bound * rms
+    assert np.abs(result.energies - reference.energies).max() <= bound * max(1.0, np.abs(reference.energies).max())
+    assert np.abs(result.virial - reference.virial).max() <= bound * max(1.0, np.abs(reference.virial).max())
 
 
 def test_the_form_depends_on_the_size_alone(no_pair_tables):

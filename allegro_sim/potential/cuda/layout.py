@@ -60,11 +60,6 @@ class Layout:
         self.model, self.precision = model, precision
         self.real = np.dtype(np.float64 if precision == "double" else np.float32)
         self.folded = fold_model(model)
-        if self.folded.separable is not None:
-            raise DeviceError(
-                f"the model's {model.num_types} types are more than the CUDA kernels' table of two-body matrices has "
-                'room for; use device = "cpu"'
-            )
         self.dimensions = mlp_header.Dimensions(
             precision=precision,
             layers=model.num_layers,
@@ -72,9 +67,10 @@ class Layout:
             channels=model.num_tensor_features,
             environment_slots=model.environment_weight_irreps,
             tensor_slots=model.tensor_weight_irreps,
-            radial=self.folded.embedding[0].matrix.shape[1],
+            radial=self.folded.two_body_and_embedding[0].matrix.shape[1],
             types=model.num_types,
             matrix_units=matrix_units,
+            separable=self.folded.separable is not None,
         )
         self.shapes = mlp_header.mlp_chains(self.dimensions, self.folded, _activations(model))
         self.fused = mlp_header.fused_widths(self.shapes)
@@ -116,7 +112,7 @@ class Layout:
         layers, components = model.num_layers, (model.l_max + 1) ** 2
         padded_components = -(-components // 4) * 4
         warps = max(1, center_header.lanes_of_center(model.num_tensor_features) // 32)
-        basis = self.folded.embedding[0].matrix.shape[1]
+        basis = dimensions.radial
         edge: dict[str, tuple[tuple[int, ...], Any]] = {
             "edge_center": ((capacity,), np.int32),
             "edge_neighbor": ((capacity,), np.int32),
@@ -210,13 +206,10 @@ class Layout:
 
     def _kernels(self) -> dict[str, Kernel]:
         found = {name: Kernel(name, spec.arguments, spec.block, 0, spec.grid) for name, spec in self.centers.items()}
-        for name, mlp in self.mlps.items():
-            tile = mlp.tile
-
-            def grid(capacity: int, max_centers: int, tile: int = tile) -> int:
-                return -(-capacity // tile)
-
-            found[name] = Kernel(name, mlp.arguments, mlp.threads, mlp.shared_bytes, grid)
+        found |= {
+            name: Kernel(name, mlp.arguments, mlp.threads, mlp.shared_bytes, mlp.grid)
+            for name, mlp in self.mlps.items()
+        }
         return found
 
     def _chunk_bytes(self, capacity: int, max_centers: int) -> int:

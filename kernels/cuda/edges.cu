@@ -55,7 +55,8 @@ DEVICE void geometry_of_edge(
 
   const double d = sqrt(__dadd_rn(__dadd_rn(__dmul_rn(rx, rx), __dmul_rn(ry, ry)), __dmul_rn(rz, rz)));
   const double cutoff = cutoffs[pair], inverse_cutoff = 1.0 / cutoff, inverse = 1.0 / d;
-  radial_basis(d * inverse_cutoff, cutoff * inverse, frequencies, [&](int n, double value, double slope) {
+  const double* const own_frequencies = PAIR_FREQUENCIES ? frequencies + pair * BESSELS : frequencies;
+  radial_basis(d * inverse_cutoff, cutoff * inverse, own_frequencies, [&](int n, double value, double slope) {
     basis[n * rows + z] = (REAL)value;
     basis_slopes[n * rows + z] = (REAL)slope;
   });

@@ -12,6 +12,7 @@ _TYPES = {
     "radial_slope": "double",
     "energy_weights": "double",
     "latent_slope": "double",
+    "vectors": "double",
     "pairs": "int",
     "first": "int",
     "chunk_centers": "int",

@@ -11,6 +11,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from support.bits import bits, by_atom, cluster, relative_rms, same
 from support.cuda_harness import HostExecutor, cuda_potential, evaluate
 from support.cuda_runner import CpuModule
 from support.golden import MODELS, STRUCTURES, assert_agrees, golden_model, golden_structure
@@ -34,10 +35,6 @@ FAST_BUILD = "-O0"
 """For models that run a few structures: the compiler takes half as long, the kernels twice."""
 
 
-def relative_rms(found, expected):
-    return np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
-
-
 def golden_cases():
     """Every model in every precision; by default of those made by a table of pairs a third, in one precision each."""
     for n, name in enumerate(MODELS):
@@ -56,9 +53,7 @@ def compiled_ahead(request):
     ]
 
     def build(case):
-        model = golden_model(case["name"])
-        if model.generation == "current":
-            CpuModule(Layout(model, case["precision"]).source, optimize=FAST_BUILD)
+        CpuModule(Layout(golden_model(case["name"]), case["precision"]).source, optimize=FAST_BUILD)
 
     with ThreadPoolExecutor(1) as pool:
         for case in wanted:
@@ -71,10 +66,6 @@ def compiled_ahead(request):
 def test_forces_are_upstreams(name, precision, compiled_ahead):
     """All five structures: periodic, a cell smaller than the cutoff, a cluster, a single pair, isolated atoms."""
     model = golden_model(name)
-    if model.generation != "current":
-        with pytest.raises(DeviceError, match=model.generation):
-            cuda_potential(model, precision)
-        return
     potential = cuda_potential(model, precision, optimize=FAST_BUILD)
     for structure in STRUCTURES:
         wanted = golden_structure(name, structure)
@@ -111,30 +102,6 @@ def small_model():
     return random_model(
         5, l_max=2, num_layers=2, zbl=True, per_pair_cutoffs=True, num_tensor_features=5, hidden_width=20
     )
-
-
-def bits(potential, structure, *, skin=0.0, want_virial=True, want_atom_virials=True):
-    """Integer forces of every atom, energies, virial words, integer atom virials."""
-    model = potential.engine.layout.model
-    system, neighbors = make_system(model, structure, skin)
-    potential.compute(system, neighbors, want_virial=want_virial, want_atom_virials=want_atom_virials)
-    assert len(system.bad_centres) == 0
-    return by_atom(system)
-
-
-def by_atom(system):
-    local = system.num_local
-    forces, virials = np.zeros((system.num_global, 3), np.int64), np.zeros((system.num_global, 9), np.int64)
-    np.add.at(forces, system.ids[:local], system.forces[:local])
-    if system.atom_virials is not None:
-        np.add.at(virials, system.ids[:local], system.atom_virials[:local])
-    energies = np.empty(system.num_global)
-    energies[system.ids[: system.num_owned]] = system.energies[: system.num_owned]
-    return forces, energies, system.virial_words.copy(), virials
-
-
-def same(first, second):
-    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @cache
@@ -191,13 +158,6 @@ def test_sanitizers_find_nothing_in_a_whole_evaluation(sanitizer):
 
 
 # ---------------------------------------------------------------------------------------------------------- chunks
-
-
-def cluster(spacing):
-    """A jittered block of 4 x 4 x 4 atoms."""
-    rng = np.random.default_rng(3)
-    grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-    return spacing * (grid + rng.uniform(-0.1, 0.1, grid.shape)), None, np.zeros(3, bool), np.arange(64) % 2
 
 
 def test_an_overflow_is_found_in_every_chunk_and_forces_are_recomputed():

@@ -9,6 +9,8 @@ Speed and memory depend on a model's shape, not on what it has learnt, so all bu
               channels, embedding MLP 2 x 512, latent MLPs 2 x 1,024, read-out 1 x 128, the paper's ordered cutoffs
     sc23_legacy   that paper's own model, of the legacy generation: two-body MLP 128, 256, 512, 1,024, latent MLPs
               3 x 1,024, two layers, 64 channels, l_max 2, the same cutoffs, repulsion (tools/benchmark_legacy.py)
+    legacy    the legacy generation's: l_max 2, 2 layers that mix their 64 channels, 128 scalars, MLPs 2 x 128, cutoff
+              4.5 Å
     many_types    the shape of Allegro-OAM-L: 89 types, l_max 3, 4 layers, 256 scalars, 64 channels, MLPs 2 x 1,024,
               cutoff 7 Å
 """
@@ -35,7 +37,7 @@ _WATER = next(
 )
 """Of the checkout: the one with this file, or where the package is installed the one that is the current folder."""
 
-MODELS = ("bundled", "medium", "degree3", "sc23", "sc23_legacy", "many_types")
+MODELS = ("bundled", "medium", "degree3", "sc23", "legacy", "sc23_legacy", "many_types")
 
 SC23_CUTOFFS = {("H", "H"): 3.0, ("H", "O"): 1.25, ("O", "H"): 3.0, ("O", "O"): 4.0}
 """Å, (centre, neighbour)."""
@@ -78,6 +80,10 @@ def benchmark_model(name: str) -> AllegroModel:
             latent=(1024, 1024),
             readout=(128,),
             cutoffs=SC23_CUTOFFS,
+        )
+    if name == "legacy":
+        return legacy_water_model(
+            cutoffs=_table(4.5), two_body=(64, 128, 128), latent=(128, 128, 128), edge_energy=32, mixing=True
         )
     if name == "sc23_legacy":
         return legacy_water_model(cutoffs=_table(SC23_CUTOFFS))

@@ -280,7 +280,8 @@ class CudaCase:
 
 def plan_works(layout: Layout, plan: Plan, edges: int, atoms: int) -> dict[str, roofline.Work]:
     """What the operations of a plan do for an edge, by `operation_name`; those that share a name together."""
-    known = {work.name: work.per_edge(edges / atoms) for work in roofline.kernel_works(layout.model, layout.precision)}
+    counted = roofline.works_by_name(roofline.kernel_works(layout.model, layout.precision))
+    known = {name: work.per_edge(edges / atoms) for name, work in counted.items()}
     works: dict[str, roofline.Work] = {}
     for operation in plan.operations:
         name = operation_name(operation)

@@ -87,13 +87,15 @@ def test_other_widths_agree_with_the_reference(name, channels, scalars, precisio
     [
         pytest.param("cosine_layer_cutoffs", "double", marks=pytest.mark.slow),
         ("cosine_layer_cutoffs", "mixed"),
+        ("pair_cutoffs_zbl", "mixed"),
         pytest.param("p_l3_collected", "single", marks=pytest.mark.slow),
         pytest.param("p_l3_collected", "mixed", marks=pytest.mark.slow),
         pytest.param("so3_replaced", "mixed", marks=pytest.mark.slow),
     ],
 )
 def test_wide_mlps_agree_with_the_reference(name, precision):
-    """Products by a library, element-wise kernels between them, and who writes an operand rounds it."""
+    """Products by a library, element-wise kernels between them, and who writes an operand rounds it; latents apart from
+    the scalar features they are added to, and in one place with them."""
     model = resized_model(name, channels=4, scalars=20, hidden=264)
     agrees_with_reference(model, precision, random_structure(7, model, num_atoms=6))
 

@@ -74,7 +74,7 @@ def test_dynamics_follow_those_of_the_cpu_through_rebuilds(gpu, inputs, reposito
 @pytest.mark.parametrize("name", ["uuup_self_edge", pytest.param("three_layer_cutoffs", marks=pytest.mark.slow)])
 def test_dynamics_of_the_legacy_generation_follow_those_of_the_cpu(gpu, inputs, repository, tmp_path, name):
     file = tmp_path / "model.h5"
-    save_model(file, legacy_model(name))
+    save_model(file, legacy_model(name), {}, [])
     _, positions, forces = run(tmp_path, inputs, repository, "cpu", steps=2, model=file)
     simulation, found_positions, found_forces = run(tmp_path, inputs, repository, "cuda", steps=2, model=file)
     assert simulation.potential.device == "cuda"

@@ -54,12 +54,13 @@ class DirectTrack:
         mixed = [layer for layer in layers if layer.mix_in is not None]
         left = max(map(left_rows, mixed), default=0)
         products = max((product_rows(layer) for layer in layers[:-1] if layer.mix_out is not None), default=0)
-        rows = {**tensors, **gradients, "left": left, "dleft": left, "products": products, "dseen": components}
+        rows = {**tensors, **gradients, "products": products, "dseen": components}
+        rows |= {"left": left, "dleft": left} if mixed else {}
         size = (max_centers + CENTER_ROWS, components, up)
         names = [*(f"A_{k}" for k in range(len(layers))), "dA"]
         if any(layer.environment_mix is not None for layer in layers):
             names += ["environment", "denvironment"]
-        # Where a layer needs none of these, a kernel still takes the name.
+        # A kernel still takes the name of an array that no layer needs.
         edge: Shapes = {name: (capacity, count * up) if count else (1,) for name, count in rows.items()}
         return edge, dict.fromkeys(names, size)
 

@@ -104,7 +104,8 @@ class Layout:
         linears, self._mixing = mlp_legacy.mixing_chains(dimensions, model)
         self.shapes = (*mlps, *linears)
         self.track = DirectTrack(model, dimensions, rounding, tuple(self._mixing))
-        self.updates = Updates(model, dimensions, rounding)
+        apart = mlp_legacy.keeps_latents(model, self.folded)
+        self.updates = Updates(model, dimensions, rounding, apart=apart)
 
     @cached_property
     def source(self) -> str:

@@ -1,8 +1,9 @@
 """The MLPs of the legacy generation on the kernels' columns, and the mixing of tensor channels as products like theirs.
 
 Columns of x: [invariants | scalar features]. "concatenate": s_0 .. s_L each have their place. Else one place holds the
-last of them, and a latent MLP's output, kept in latent_k, is added to it or takes its place (`updates`); its gradient
-is passed on in the same place of dx (kernels/cpu and `programs_legacy` do the same).
+last of them, a latent MLP's output is added to it or takes its place, and its gradient is passed on in the same place
+of dx. Where there is a cutoff on that output, it is kept in latent_k for the cutoff's slope (`updates`); and where an
+MLP is a single product, which could not write what it reads.
 
 Mixing: V_{k+1}[c] = sum_p T[(c, p)] D_p is, for the components c of one irrep, a product of rows (edge, c) with the
 matrices D_p one below the other; X = V_k B_p and the mixing of A_i the same. So each is an MLP of one product.
@@ -33,6 +34,13 @@ def collects(model: AllegroModel) -> bool:
     return model.latent_update == "concatenate"
 
 
+def keeps_latents(model: AllegroModel, folded: Folded) -> bool:
+    """Whether what latent MLPs give is kept apart from the scalar features that are made of it."""
+    if collects(model):
+        return False
+    return model.latent_cutoff is not None or any(len(chain) < 2 for chain in folded.latents)
+
+
 def place_of(model: AllegroModel, k: int) -> int:
     """Place of s_k among the scalar features in x."""
     return k if collects(model) else 0
@@ -47,12 +55,14 @@ def legacy_chains(
     dimensions: Dimensions, model: AllegroModel, folded: Folded, activations: Mapping[str, str]
 ) -> tuple[tuple[MlpShape, ...], Rounding]:
     """embedding, environment_k, latent_k, readout; activations by these names."""
-    d, layers, keep = dimensions, model.num_layers, collects(model)
+    d, layers, keep, apart = dimensions, model.num_layers, collects(model), keeps_latents(model, folded)
     bare = {"embedding": mlp_shape("embedding", folded.two_body_and_embedding, activations["embedding"])}
     for name, chains in (("environment", folded.environments), ("latent", folded.latents)):
         bare |= {f"{name}_{k}": mlp_shape(f"{name}_{k}", c, activations[f"{name}_{k}"]) for k, c in enumerate(chains)}
     bare["readout"] = mlp_shape("readout", folded.readout, activations["readout"])
     rounding = _rounding(model, bare)
+    # Gradients that are passed on in one place are rounded there only for products that cannot round what they read.
+    rounds = not apart and (keep or not fused_widths(tuple(bare.values())))
 
     def scalars(k: int, buffer: str = "x", **flags: bool) -> Part:
         return d.scalar_part(place_of(model, k), buffer, **flags)
@@ -62,17 +72,18 @@ def legacy_chains(
 
     def given(k: int) -> tuple[Part, ...]:
         """What MLP k gives: s_k, or what s_k is made of."""
-        width = d.places[place_of(model, k)]
-        return (scalars(k, rounded=rounding.features[k]) if keep else Part(f"latent_{k}", 0, width, width),)
+        width, adds = d.places[place_of(model, k)], k > 0 and model.latent_update == "residual"
+        whole = Part(f"latent_{k}", 0, width, width)
+        return (whole if apart else scalars(k, added=adds, rounded=rounding.features[k]),)
 
     def given_gradient(k: int) -> tuple[Part, ...]:
         width = d.places[place_of(model, k)]
-        return (scalars(k, "dx") if keep else Part("dlatent", 0, width, width),)
+        return (Part("dlatent", 0, width, width) if apart else scalars(k, "dx"),)
 
     shapes = [
         with_ends(
             d, bare["embedding"], outputs=given(0), output_gradients=given_gradient(0),
-            output_spans=(span_of_scalars(0),),
+            output_spans=(span_of_scalars(0),), rounded_gradients=apart or rounds,
         )
     ]  # fmt: skip
     for k in range(layers):
@@ -85,7 +96,7 @@ def legacy_chains(
                 bare[f"environment_{k}"],
                 inputs=(scalars(k),),
                 outputs=(*weights, Part("env", 0, d.NE, d.NE, block=k)),
-                input_gradients=(scalars(k, "dx", added=True, rounded=keep and rounding.gradients[k]),),
+                input_gradients=(scalars(k, "dx", added=True, rounded=rounds and rounding.gradients[k]),),
                 output_gradients=(*gradients, Part("denv", 0, d.NE, d.NE)),
                 input_spans=(span_of_scalars(k),),
                 output_spans=(*spans, d.channel_span(d.NW * first, d.environment_slots)),
@@ -114,6 +125,7 @@ def legacy_chains(
                 ),
                 output_spans=(span_of_scalars(k + 1),),
                 rounded_inputs=all(rounding.features[n] for n in taken),
+                rounded_gradients=apart or rounds,
             )
         )
     shapes.append(
@@ -121,7 +133,7 @@ def legacy_chains(
             d,
             bare["readout"],
             inputs=(scalars(layers),),
-            input_gradients=(scalars(layers, "dx", rounded=keep and rounding.gradients[layers]),),
+            input_gradients=(scalars(layers, "dx", rounded=rounds and rounding.gradients[layers]),),
             input_spans=(span_of_scalars(layers),),
             rounded_inputs=rounding.features[layers],
         )

@@ -1,8 +1,8 @@
 """What the legacy generation does between its MLPs (kernels/cuda/gates.cu): element-wise kernels, their text and order.
 
 A gate is a factor of an edge's length: the cutoff u_k on what a latent MLP gives, or 1 inside and 0 outside the radius
-within which an edge is part of the environment of layer k. Scalar features that are not collected are updated, s_k from
-what MLP k gives; the slope of the gate goes to latent_slope, and with the embedding's to the forces.
+within which an edge is part of the environment of layer k. Where what MLP k gives is kept apart, s_k is made of it
+here; the slope of the gate goes to latent_slope, and with the embedding's to the forces.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.potential.cuda.center_header import KernelSpec
 from allegro_sim.potential.cuda.mlp_kernel import MlpKernel
-from allegro_sim.potential.cuda.mlp_legacy import collects, place_of
+from allegro_sim.potential.cuda.mlp_legacy import place_of
 from allegro_sim.potential.cuda.mlp_shapes import Dimensions, Rounding
 from allegro_sim.potential.cuda.tracks import Shapes, flag
 
@@ -25,14 +25,16 @@ Gate = tuple[str, float, float]
 class Updates:
     """Element-wise kernels of a legacy model.
 
+    apart: what latent MLPs give is kept apart from the scalar features (`mlp_legacy.keeps_latents`).
+
     Attributes
     ----------
     specs : kernels with a thread a row
     kernels : kernels over pieces of rows
     """
 
-    def __init__(self, model: AllegroModel, dimensions: Dimensions, rounding: Rounding) -> None:
-        self.model, self._d, self._rounding = model, dimensions, rounding
+    def __init__(self, model: AllegroModel, dimensions: Dimensions, rounding: Rounding, *, apart: bool) -> None:
+        self.model, self._d, self._rounding, self._apart = model, dimensions, rounding, apart
         self._gates: list[Gate] = []
         kernels: list[MlpKernel] = []
         for k in range(model.num_layers + 1):
@@ -48,12 +50,15 @@ class Updates:
 
     def buffers(self, capacity: int) -> tuple[Shapes, Shapes]:
         """Shapes of the arrays over edges, in REAL numbers and in float64."""
-        real: Shapes = {name: (max(len(self._gates), 1), capacity) for name in ("gates", "gate_slopes")}
-        if not collects(self.model):
+        real, whole = Shapes(), Shapes()
+        if self._gates:
+            real |= dict.fromkeys(("gates", "gate_slopes"), (len(self._gates), capacity))
+            whole["latent_slope"] = (capacity,)
+        if self._apart:
             width = self._d.places[0]
             latents = {f"latent_{k}": (capacity, width) for k in range(self.model.num_layers + 1)}
             real |= {**latents, "dlatent": (capacity, width)}
-        return real, {"latent_slope": (capacity,)}
+        return real, whole
 
     def constants(self) -> dict[str, np.ndarray]:
         scales = self.model.edge_scales
@@ -103,7 +108,7 @@ class Updates:
 
     def _updates(self, k: int) -> list[MlpKernel]:
         model, cutoff = self.model, self.model.latent_cutoff
-        if collects(model):
+        if not self._apart:
             return []
         row = -1
         if cutoff is not None:

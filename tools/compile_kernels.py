@@ -36,8 +36,8 @@ MODULES = (
     *(f"{name}-{precision}" for name in ("medium", "degree3", "legacy") for precision in PRECISIONS),
     *(f"{name}-mixed" for name in ("sc23", "sc23_legacy", "many_types")),
 )
-"""Those of bench/resources.json, MODEL-PRECISION: (l_max, U, width) = (2, 64, 128) and (3, 64, 64), the legacy generation,
-and wide ones."""
+"""Those of bench/resources.json, MODEL-PRECISION: (l_max, U, width) = (2, 64, 128) and (3, 64, 64), the legacy
+generation, and wide ones."""
 
 INDEX = "index"
 """The table's name for the module of Numba kernels, which depend on neither model nor precision."""

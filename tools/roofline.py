@@ -309,8 +309,10 @@ def _lines(result: dict) -> Iterator[str]:
 
 
 EDGES_PER_CENTER = {
-    "bundled": 38.2, "medium": 38.2, "degree3": 38.2, "sc23": 9.07, "sc23_legacy": 9.07, "legacy": 38.2, "many_types": 143.7,
-}  # fmt: skip
+    **dict.fromkeys(("bundled", "medium", "degree3", "legacy"), 38.2),
+    **dict.fromkeys(("sc23", "sc23_legacy"), 9.07),
+    "many_types": 143.7,
+}
 """Of inputs/water/water-192.xyz within the models' cutoffs; 143.7: its density within 7 Å."""
 
 

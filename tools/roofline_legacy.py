@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from allegro_sim.model.description import Layer
+from allegro_sim.potential.cuda.center_header import ROW_BLOCK, lanes_of_center
 from allegro_sim.potential.cuda.couplings import left_rows, path_entries, product_rows
 from allegro_sim.tools.roofline_mlps import mlp_works
 from allegro_sim.tools.roofline_shapes import KernelWork, Shape, Work, make_work
 
 _GATE = 30
 """float64 operations of a gate."""
+
+_A_TILE = 4.0 / 64
+"""Bytes a row: each tile of rows reads how many edges there are."""
 
 
 def legacy_works(shape: Shape) -> tuple[list[KernelWork], list[KernelWork]]:
@@ -107,6 +111,8 @@ def _mixing(shape: Shape, kind: str, k: int, backward: bool = False) -> Iterator
         operations = 2.0 * rows * into * out * shape.u**2
         block = float(rows * shape.up * shape.real)
         work = Work(products=operations) if shape.u >= 16 else Work(plain=operations)
+        if kind != "environment":
+            work.read["first"] += _A_TILE * rows
         work.read[_turned(source)] += into * block
         work.written[_turned(target)] += out * block
         name = f"mix_{kind}_{k}_{number}_{way}"
@@ -140,15 +146,20 @@ def _mixed_irreps(
             yield n, (irrep.dim, count, 1, "products", f"tensors_{k + 1}")
 
 
+def _place(shape: Shape) -> dict[str, float]:
+    """How a thread of an edge and channel finds its place: the edge's centre, and once a block the number of edges."""
+    lanes = lanes_of_center(shape.u)
+    return {"edge_center": 4.0, "first": 4.0 * max(lanes / ROW_BLOCK, 1.0 / 32)}
+
+
 def _layer_forward(shape: Shape, k: int) -> list[KernelWork]:
     real, up, m = shape.real, shape.up, shape.m
     tensor, harmonics = float(m * up * real), float(shape.mp * real)
     layer, goes_on = shape.model.layers[k], k < shape.layers - 1
     found = []
     if k == 0:
-        edge = make_work(
-            {"w": shape.nw * real, "harmonics": harmonics}, {"tensors_0": tensor}, plain=float(shape.u * m)
-        )
+        read = {"w": float(shape.nw * real), "harmonics": harmonics, **_place(shape)}
+        edge = make_work(read, {"tensors_0": tensor}, plain=float(shape.u * m))
         found.append(KernelWork("first_tensors", edge, Work()))
     mixed = layer.environment_mix is not None
     edge = make_work({"env": shape.ne * real, "harmonics": harmonics}, plain=2.0 * shape.u * m)
@@ -169,7 +180,7 @@ def _product_reads(shape: Shape, k: int) -> dict[str, float]:
     real, up, layer = shape.real, shape.up, shape.model.layers[k]
     left = "left" if layer.mix_in is not None else f"tensors_{k}"
     rows = len({row for path in path_entries(shape.model, k) for row in path.left})
-    read = {left: float(rows * up * real), f"A_{k}": float(shape.m * up * real), "edge_center": 4.0}
+    read = {left: float(rows * up * real), f"A_{k}": float(shape.m * up * real), **_place(shape)}
     if not shape.model.self_edge:
         read |= {"env": float(shape.ne * real), "harmonics": float(shape.mp * real), "types": 4.0}
     return read
@@ -194,7 +205,7 @@ def _layer_backward(shape: Shape, k: int) -> list[KernelWork]:
     found += _mixing(shape, "environment", k, backward=True)
     sums = float(shape.warps * (m - 1) * real)
     gradient = "denvironment" if layer.environment_mix is not None else "dA"
-    read = {"env": float(shape.ne * real), gradient: tensor, "harmonics": harmonics, "types": 4.0, "edge_center": 4.0}
+    read = {"env": float(shape.ne * real), gradient: tensor, "harmonics": harmonics, "types": 4.0, **_place(shape)}
     if not shape.model.self_edge:
         read["dseen"] = tensor
     if goes_on:
@@ -203,7 +214,8 @@ def _layer_backward(shape: Shape, k: int) -> list[KernelWork]:
     edge = make_work(read, written, plain=2.0 * shape.u * 3 * m)
     found.append(KernelWork(f"environment_gradients_{k}", edge, Work()))
     if k == 0:
-        read = {"w": float(shape.nw * real), f"dtensors_{k}": tensor, "harmonics": harmonics, "harmonic_gradient": sums}
+        read = {"w": float(shape.nw * real), f"dtensors_{k}": tensor, "harmonics": harmonics, **_place(shape)}
+        read["harmonic_gradient"] = sums
         written = {"dw": float(shape.nw * real), "harmonic_gradient": sums}
         found.append(KernelWork("first_gradients", make_work(read, written, plain=2.0 * shape.u * 2 * m), Work()))
     return found

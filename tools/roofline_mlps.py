@@ -46,6 +46,16 @@ def _legacy_ends(shape: Shape, kind: str, k: int) -> tuple[dict[str, int], dict[
     return {"x": shape.model.layers[k].num_invariants * shape.up + scalars}, given(k + 1)
 
 
+def _is_operand(shape: Shape, mlp: str) -> bool:
+    """Whether the scalar features that an MLP gives are rounded for their readers."""
+    if not shape.model.is_legacy:
+        return True
+    k = 0 if mlp == "embedding" else int(mlp.partition("_")[2]) + 1
+    readers = [shape.chains[f"latent_{n}"] for n in range(shape.layers) if k in shape.model.latent_inputs[n]]
+    readers.append(shape.chains["readout" if k == shape.layers else f"environment_{k}"])
+    return any(shape.rounds(reader, 0) for reader in readers)
+
+
 def _adds(shape: Shape, mlp: str) -> bool:
     """Whether an MLP adds what it gives to the scalar features of before."""
     return mlp.startswith("latent_") and shape.model.latent_update == "residual" and not shape.apart
@@ -145,7 +155,7 @@ def _wide_forward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
             kernels.append(_wide_products(shape, f"{mlp}_product_{n}_forward", linear, sources, targets))
         name, rounds = f"{mlp}_forward_{n}", shape.rounds(chain, n + 1)
         if is_result:
-            if shape.precision == "mixed" and "x" in outputs:
+            if shape.precision == "mixed" and "x" in outputs and _is_operand(shape, mlp):
                 columns = {"x": shape.sp if not shape.model.is_legacy else outputs["x"]}
                 kernels.append(_elements(shape, f"{mlp}_forward_result", columns, columns))
         elif linear.matrix.ndim == 3 or linear.activated or n == last or rounds:

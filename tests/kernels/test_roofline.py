@@ -102,7 +102,13 @@ def test_bytes_of_every_kernel_and_array_are_those_predicted(counted):
                 (counts["loaded_once"] + counts["added"], read.get(name, 0.0), "read"),
                 (counts["stored_once"] + counts["added"], written.get(name, 0.0), "written"),
             ):
-                if name in SHARED_BY_EDGES:
+                if kernel.startswith("mix_environment"):  # tiles of at most 128 rows, of a few centres
+                    good = (
+                        expected
+                        <= found
+                        <= expected + 128 * counted.layout.dimensions.UP * counted.layout.real.itemsize
+                    )
+                elif name in SHARED_BY_EDGES:
                     # A word more than centres, where rows begin and end; and a word a block of at least 32 rows.
                     good = found <= 1.05 * expected + 64 + 4 * counted.rows / 32
                 elif (kernel, what) == ("edge_geometry", "written") and name.startswith("edge_"):

@@ -15,6 +15,7 @@ from allegro_sim.evaluation import Evaluator
 from allegro_sim.model.reference import evaluate_structure
 from allegro_sim.potential import folding
 from allegro_sim.potential.folding import SeparableTable, fold_model, pair_basis
+from allegro_sim.tools.benchmark_legacy import many_types_model
 from allegro_sim.tools.importing.build import build_model
 from allegro_sim.tools.importing.self_checks import run_script, upstream_self_checks
 from allegro_sim.tools.importing.source import open_source
@@ -57,6 +58,38 @@ def test_separable_two_body_features_on_cuda(hidden_width, precision, no_pair_ta
     assert np.sqrt(np.mean((result.forces - reference.forces) ** 2)) <= bound * rms
     assert np.abs(result.energies - reference.energies).max() <= bound * max(1.0, np.abs(reference.energies).max())
     assert np.abs(result.virial - reference.virial).max() <= bound * max(1.0, np.abs(reference.virial).max())
+
+
+def few_of_an_alloy(count):
+    """The first atoms of a shaken fcc lattice of five elements of the benchmark models' list, as a cluster."""
+    positions, _, _, types = alloy(3.6)
+    nearest = np.argsort(np.linalg.norm(positions - positions[0], axis=1))[:count]
+    return positions[nearest], None, np.zeros(3, bool), types[nearest]
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize(
+    ("options", "precision"),
+    [
+        ({"l_max": 2, "num_layers": 2, "scalars": 48, "channels": 8, "hidden": (20,), "readout": 16}, "mixed"),
+        *(pytest.param({}, precision, marks=pytest.mark.slow) for precision in ("double", "single", "mixed")),
+    ],
+    ids=["small", "double", "single", "mixed"],
+)
+def test_the_shape_of_a_foundation_model_on_cuda(options, precision):
+    """89 types, so that the two-body table is kept apart by itself; by default narrow, slow at the true widths."""
+    model = many_types_model(**options)
+    structure = few_of_an_alloy(8 if options else 4)
+    potential = cuda_potential(model, precision, optimize="-O0")
+    assert potential.engine.layout.dimensions.separable
+    result, reference = (
+        evaluate(model, precision, *structure, potential=potential),
+        evaluate_structure(model, *structure),
+    )
+    bound = {"double": 1e-9, "single": 1e-5, "mixed": 4e-3}[precision]
+    rms = np.sqrt(np.mean(reference.forces**2))
+    assert np.sqrt(np.mean((result.forces - reference.forces) ** 2)) <= bound * rms
+    assert np.abs(result.energies - reference.energies).max() <= bound * max(1.0, np.abs(reference.energies).max())
 
 
 def test_the_form_depends_on_the_size_alone(no_pair_tables):

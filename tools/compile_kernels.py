@@ -33,8 +33,8 @@ from allegro_sim.tools.benchmark_models import benchmark_model
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 PRECISIONS = ("double", "single", "mixed")
 MODULES = (
-    *(f"{name}-{precision}" for name in ("medium", "degree3", "legacy") for precision in PRECISIONS),
-    *(f"{name}-mixed" for name in ("sc23", "sc23_legacy", "many_types")),
+    *(f"{name}-{precision}" for name in ("medium", "degree3") for precision in PRECISIONS),
+    *(f"{name}-mixed" for name in ("sc23", "legacy", "sc23_legacy", "many_types")),
 )
 """Those of bench/resources.json, MODEL-PRECISION: (l_max, U, width) = (2, 64, 128) and (3, 64, 64), the legacy
 generation, and wide ones."""

@@ -113,6 +113,9 @@ def test_bytes_of_every_kernel_and_array_are_those_predicted(counted):
                     good = found <= 1.05 * expected + 64 + 4 * counted.rows / 32
                 elif (kernel, what) == ("edge_geometry", "written") and name.startswith("edge_"):
                     good = found == 4 * (counted.rows - counted.edges)  # padding rows alone; the index kernel fills
+                elif name == "edge_center" and kernel.startswith("first_"):
+                    # Read with the place of a thread; a compiler may see that nothing comes of it.
+                    good = found <= expected * counted.rows / counted.edges
                 elif name == "forces":
                     good = abs(found / expected - 1.0) < 0.05  # centres end anywhere in a warp
                 else:

@@ -72,7 +72,10 @@ def few_of_an_alloy(count):
     ("options", "precision"),
     [
         ({"l_max": 2, "num_layers": 2, "scalars": 48, "channels": 8, "hidden": (20,), "readout": 16}, "mixed"),
-        *(pytest.param({}, precision, marks=pytest.mark.slow) for precision in ("double", "single", "mixed")),
+        *(
+            pytest.param({}, precision, marks=(pytest.mark.slow, pytest.mark.timeout(3600)))
+            for precision in ("double", "single", "mixed")
+        ),
     ],
     ids=["small", "double", "single", "mixed"],
 )

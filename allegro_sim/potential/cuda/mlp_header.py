@@ -69,12 +69,14 @@ def _fused_kernel(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: M
     layout = chain_layout(dimensions, shapes, shape, backward)
     outputs, inputs, function, called = _signature(shape, backward)
     casts = [name if name == "nullptr" else f"const_cast<REAL*>({name})" for name in _slopes(shape)]
+    # Rows of components, and features added to what they came from, need more registers than 128 a thread.
+    crowded = shape.each > 1 or any(part.added for part in shape.outputs)
     return MlpKernel(
         name=_stage(shape, backward),
         threads=layout.threads,
         tile=layout.tile,
         shared_bytes=layout.shared_bytes,
-        blocks_together=layout.blocks_together,
+        blocks_together=256 // layout.threads if crowded else layout.blocks_together,
         outputs=outputs,
         inputs=inputs,
         body="  extern __shared__ __align__(16) unsigned char shared[];\n"

@@ -34,6 +34,8 @@ def _chain_operations(shape: Shape, chain: Chain, forward: bool) -> Work:
             work.plain += 2.0 * rows * columns + (0.0 if forward else 2.0 * columns)
         elif shape.is_large(linear):
             work.products += 2.0 * rows * columns
+        elif shape.precision == "single":
+            work.double += 2.0 * rows * columns  # SUMS_OF_EIGHT
         else:
             work.plain += 2.0 * rows * columns
         if linear.activated:

@@ -19,7 +19,7 @@ typedef float2 REAL2;
 #endif
 
 // How a product is made (product.cuh), and what follows it (activations.cuh).
-enum Method { MULTIPLY_ADD, MATRIX_TF32, ROUNDING_TF32, SPLIT_TF32, MATRIX_F64 };
+enum Method { MULTIPLY_ADD, SUMS_OF_EIGHT, MATRIX_TF32, ROUNDING_TF32, SPLIT_TF32, MATRIX_F64 };
 enum Activation { IDENTITY, SILU, MISH, GELU, SSP, TANH, SIGMOID, SOFTPLUS };
 
 #define DEVICE __device__ __forceinline__

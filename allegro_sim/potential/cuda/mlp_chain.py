@@ -74,7 +74,7 @@ class ChainLayout:
     @property
     def blocks_together(self) -> int:
         """Blocks that share a multiprocessor's registers: 128 a thread where that is enough, 255 where it is not."""
-        few = self.held <= 128 and "MULTIPLY_ADD" not in self.method
+        few = self.held <= 128 and not {"MULTIPLY_ADD", "SUMS_OF_EIGHT"} & set(self.method)
         if (
             "SPLIT_TF32" in self.method and not self.from_memory
         ):  # what fills the tile needs more beside twice the operands
@@ -192,7 +192,8 @@ def chain_layout(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: Ml
 
 def _method(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: MlpShape, n: int, backward: bool) -> str:
     if not shape.large[n]:
-        return "MULTIPLY_ADD"
+        # A network of few features feels the last bit of each, and these sums cost it little.
+        return "SUMS_OF_EIGHT" if dimensions.precision == "single" else "MULTIPLY_ADD"
     if dimensions.precision != "mixed":
         if not dimensions.matrix_units:
             return "MULTIPLY_ADD"

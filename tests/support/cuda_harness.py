@@ -1,7 +1,8 @@
 """The CUDA potential without a GPU: its own plan, kernels and orchestration, with NumPy arrays for device arrays.
 
 CUDA C++ kernels run in `cuda_runner.CpuModule`, Numba's in numba-cuda's simulator (tests/conftest.py turns it on),
-products of the wide path as plain sums. Every array stands between guard bytes, and holds NaN until it is written.
+products of the wide path as plain sums. Every array stands between guard bytes, and holds NaN until it is written;
+after every operation the guards of the arrays that it was given are looked at.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from support.cuda_runner import CpuModule
+from support.mixed_reference import truncate_to_tf32
 
 from allegro_sim.cell import Cell
 from allegro_sim.evaluation import Evaluation, Evaluator
@@ -87,7 +89,7 @@ class HostExecutor:
     copies: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._memory: list[np.ndarray] = []
+        self._memory: dict[int, tuple[np.ndarray, int, int]] = {}  # by the address of the array
         self.module: CpuModule | None = None
 
     def load(self, layout: Layout) -> None:
@@ -114,7 +116,7 @@ class HostExecutor:
             raise OutOfDeviceMemory(nbytes)
         memory = np.full(nbytes + 3 * GUARD_BYTES, GUARD, np.uint8)
         start = -memory.ctypes.data % GUARD_BYTES + GUARD_BYTES
-        self._memory.append((memory, start, nbytes))
+        self._memory[memory.ctypes.data + start] = (memory, start, nbytes)
         array = memory[start : start + nbytes].view(dtype)
         array[:] = np.nan if dtype.kind == "f" else 0
         return array
@@ -122,11 +124,17 @@ class HostExecutor:
     def release(self) -> None:
         pass
 
-    def check_guards(self) -> None:
-        """Nothing was written before the start or after the end of any array."""
-        for memory, start, nbytes in self._memory:
-            outside = np.concatenate([memory[:start], memory[start + nbytes :]])
-            assert (outside == GUARD).all(), f"a kernel wrote outside of an array of {nbytes} bytes"
+    def check_guards(self, operation: Operation | None = None, arrays: Mapping[str, np.ndarray] | None = None) -> None:
+        """Nothing was written before the start or after the end of the arrays of an operation, or of any array."""
+        if operation is None or arrays is None:
+            watched = dict.fromkeys(self._memory, "an array")
+        else:
+            watched = {_address(arrays[name]): name for name in names_of(operation) if name not in NUMBERS}
+        for address, name in watched.items():
+            memory, start, nbytes = self._memory[address]
+            for outside in (memory[:start], memory[start + nbytes :]):
+                if outside.tobytes().count(GUARD) != outside.size:
+                    raise AssertionError(f"{operation or 'some kernel'} wrote outside of {name}, {nbytes} bytes")
 
     def upload(self, array: np.ndarray, values: np.ndarray) -> None:
         self.copies.append(("to the device", array.nbytes))
@@ -153,6 +161,10 @@ class HostExecutor:
 
     def run(self, operation: Operation, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, int]) -> None:
         self.executed.append(operation)
+        self._run(operation, arrays, numbers)
+        self.check_guards(operation, arrays)
+
+    def _run(self, operation: Operation, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, int]) -> None:
         if isinstance(operation, Fill):
             arrays[operation.buffer][...] = 0
         elif isinstance(operation, Product):
@@ -185,10 +197,16 @@ class HostExecutor:
         left = rows(product.left, product.rows, product.inner)
         right = rows(product.right, product.inner, product.columns)
         out = rows(product.out, product.rows, product.columns)
+        if product.tensor_cores:  # they read ten bits of the fraction, and ignore the rest
+            left, right = truncate_to_tf32(left), truncate_to_tf32(right)
         total = out.copy() if product.accumulate else np.zeros_like(out)
         for k in range(product.inner):
             total += left[:, k : k + 1] * right[k]
         out[...] = total
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 def cuda_potential(
@@ -213,5 +231,4 @@ def evaluate(
     evaluator = Evaluator(model, device="cpu", precision="double", threads=1)
     evaluator.potential = potential or cuda_potential(model, precision, **options)
     result = evaluator.evaluate(types, positions, Cell(vectors, pbc), want_atom_virials=True)
-    evaluator.potential.engine.executor.check_guards()
     return result

@@ -105,8 +105,8 @@ class Engine:
         """Compile or load the kernels and put the constants on the device; once."""
         if self._prepared:
             return
-        self.executor.load(self.layout)
         try:
+            self.executor.load(self.layout)
             for name, values in self.layout.constants.items():
                 self.executor.upload(self._constant(name), values)
         except OutOfDeviceMemory:

@@ -6,6 +6,7 @@ Importing this loads CuPy. All work goes to one stream, in order; nothing here w
 from __future__ import annotations
 
 import ctypes
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +23,8 @@ from allegro_sim.potential.cuda.plan import NUMBERS, Fill, IndexLaunch, Launch, 
 
 _MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _DEFAULT_SHARED_BYTES = 48 * 1024
+_OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+_ALLOC_FAILED = 3  # CUBLAS_STATUS_ALLOC_FAILED
 _REAL_TYPES = {4: 0, 8: 1}  # bytes -> CUDA_R_32F, CUDA_R_64F
 
 
@@ -68,9 +71,18 @@ class CudaExecutor:
         self._index: dict[str, Any] = {}
         self._blas: _Products | None = None
         self._module: Any = None
+        self._sources: list[np.ndarray] = []
 
     def load(self, layout: Layout) -> None:
-        """Compile the model's module, or load it, and the index kernels."""
+        """Compile the model's module, or load it, and the index kernels. Raises OutOfDeviceMemory."""
+        try:
+            self._load(layout)
+        except driver.CUDADriverError as error:
+            if error.status != _OUT_OF_MEMORY:
+                raise
+            raise OutOfDeviceMemory(0) from None
+
+    def _load(self, layout: Layout) -> None:
         self._module = cupy.cuda.function.Module()
         self._module.load(load_or_compile(layout.source, self.device.capability))
         for name, kernel in layout.kernels.items():
@@ -98,12 +110,16 @@ class CudaExecutor:
         cupy.get_default_memory_pool().free_all_blocks()
 
     def upload(self, array: cupy.ndarray, values: np.ndarray) -> None:
-        """Copy to the device, all of `array`."""
-        array.set(np.ascontiguousarray(values, array.dtype).reshape(array.shape), stream=self.stream)
+        """Copy to the device, all of `array`; `values` must stay as they are until the next `download`."""
+        source = np.ascontiguousarray(values, array.dtype).reshape(array.shape)
+        array.set(source, stream=self.stream)
+        self._sources.append(source)  # where the device reads the host's memory itself, it may do so later
 
     def download(self, array: cupy.ndarray) -> np.ndarray:
         """Copy to the host, after all that was launched before."""
-        return array.get(stream=self.stream)
+        values = array.get(stream=self.stream)
+        self._sources.clear()
+        return values
 
     # --- launches -----------------------------------------------------------------------------------------------------
 
@@ -119,6 +135,8 @@ class CudaExecutor:
         if isinstance(operation, Fill):
             array = arrays[operation.buffer]
             place, size, stream = array.data.ptr, array.nbytes, self.stream.ptr
+            if not size:
+                return lambda: None
             return lambda: runtime.memsetAsync(place, 0, size, stream)
         if isinstance(operation, Launch):
             return self._prepare_launch(operation, arrays, bound)
@@ -152,7 +170,9 @@ class CudaExecutor:
     def _prepare_index(
         self, launch: IndexLaunch, arrays: Mapping[str, cupy.ndarray], bound: BoundPlan
     ) -> Callable[[], None]:
-        configured = self._index[launch.kernel][launch.grid, launch.block, self._numba_stream]
+        with warnings.catch_warnings():  # that so few blocks hardly fill a GPU
+            warnings.simplefilter("ignore")
+            configured = self._index[launch.kernel][launch.grid, launch.block, self._numba_stream]
         values: list[Any] = []
         changing: list[tuple[int, str]] = []
         for place, argument in enumerate(launch.arguments):
@@ -180,7 +200,12 @@ class _Products:
         from cupy.cuda import cublas
 
         self._cublas, self._real = cublas, real
-        self._handle = cublas.create()
+        try:
+            self._handle = cublas.create()
+        except cublas.CUBLASError as error:
+            if error.status != _ALLOC_FAILED:
+                raise
+            raise OutOfDeviceMemory(0) from None
         self._stream = stream
         full = cublas.CUBLAS_COMPUTE_64F if precision == "double" else cublas.CUBLAS_COMPUTE_32F
         self._compute = {False: full, True: cublas.CUBLAS_COMPUTE_32F_FAST_TF32}

@@ -78,6 +78,10 @@ class Case(Protocol):
         """energies (N,) eV and forces (N, 3) eV/Å of a new evaluation."""
         ...
 
+    def stages(self) -> dict[str, float]:
+        """Deviations of every stage from its reference on the kernels' own inputs that are over their bounds."""
+        ...
+
     def memory(self) -> dict[str, int]:
         """Bytes: peak of the device, held by this case, buffers of a chunk, arrays over atoms and pairs."""
         ...
@@ -232,9 +236,11 @@ def accuracy_items(gpu: Gpu, expected: dict[str, Expected]) -> Iterator[Item]:
 def _accuracy(gpu: Gpu, wanted: Expected, precision: str) -> dict[str, Any]:
     case = gpu.case(wanted.model, precision, wanted.structure)
     energies, forces = case.results()
-    again = case.results()
+    again, stages = case.results(), case.stages()
     small = gpu.case(wanted.model, precision, wanted.structure, max_rows=128).results()
     result = {**case.facts, **deviations(energies, forces, wanted, precision)}
+    result["stages_over_bounds"] = stages
+    result["within_bounds"]["stages"] = not stages
     result["repeats_bitwise"] = all(np.array_equal(a, b) for a, b in zip((energies, forces), again, strict=True))
     result["same_bits_in_small_chunks"] = all(
         np.array_equal(a, b) for a, b in zip((energies, forces), small, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ import numpy as np
 
 from allegro_sim.errors import InputError
 from allegro_sim.model.description import AllegroModel
-from allegro_sim.potential.cuda.compile import FOLDER_VARIABLE, compile_module
+from allegro_sim.parallel.cores import affinity
+from allegro_sim.potential.cuda.compile import FOLDER_VARIABLE, compile_module, module_name
+from allegro_sim.potential.cuda.device import MATRIX_UNITS
+from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.tools.bench_upstream import commit
 from allegro_sim.tools.benchmark_models import MODELS, benchmark_model, water_box
-from allegro_sim.tools.compile_kernels import PRECISIONS, compile_all, compile_model, compiler_version, table_text
+from allegro_sim.tools.compile_kernels import PRECISIONS, capability_of, compile_all, compiler_version, table_text
 from allegro_sim.tools.gpu_report import Expected
-from allegro_sim.tools.gpu_report_device import CEILINGS_OPTIONS, CEILINGS_SOURCE
+from allegro_sim.tools.gpu_report_device import CEILINGS_OPTIONS, CEILINGS_SOURCE, use_tests
 
-ROOT = Path(__file__).resolve().parent.parent
 ZOO = "zoo/"
 """Prefix of the small models of tests/data/golden."""
 
@@ -79,7 +81,7 @@ class Prepared:
         """A benchmark model, or a small one of the tests."""
         if not name.startswith(ZOO):
             return benchmark_model(name)
-        _use_tests()
+        use_tests()
         from support.golden import golden_model
 
         return golden_model(name.removeprefix(ZOO))
@@ -110,7 +112,7 @@ def prepare(folder: Path, architectures: list[str], upstream_python: str | None,
     for architecture in architectures:
         code, _ = compile_module(CEILINGS_SOURCE, architecture, CEILINGS_OPTIONS)
         (folder / f"ceilings.{architecture}.cubin").write_bytes(code)
-    _use_tests()
+    use_tests()
     _expect_water(expected)
     _expect_zoo(expected, cubins, architectures)
     if upstream_python:
@@ -120,16 +122,9 @@ def prepare(folder: Path, architectures: list[str], upstream_python: str | None,
     )
 
 
-def _use_tests() -> None:
-    """tests/support holds the rounding reference and the small models."""
-    tests = str(ROOT / "tests")
-    if tests not in sys.path:
-        sys.path.insert(0, tests)
-
-
 def save(path: Path, name: str, model: AllegroModel, structure: tuple, exact: Any) -> None:
     """Write exact results (with energies and forces), beside them those of the rounding reference of `mixed`."""
-    _use_tests()
+    use_tests()
     from support import mixed_reference as mixed
 
     positions, cell, pbc, types = structure
@@ -161,6 +156,7 @@ def _expect_zoo(folder: Path, cubins: Path, architectures: list[str]) -> None:
     from support.golden import MODELS as NAMES
     from support.golden import golden_model, golden_structure
 
+    wanted: list[tuple[AllegroModel, str, str]] = []
     for name in NAMES:
         model = golden_model(name)
         # The kernels refuse legacy models, and pairs of options on a GPU again would cost minutes.
@@ -169,10 +165,17 @@ def _expect_zoo(folder: Path, cubins: Path, architectures: list[str]) -> None:
         golden = golden_structure(name, "triclinic")
         structure = (golden.positions, golden.cell, golden.pbc, golden.types)
         save(folder / f"zoo-{name}.npz", ZOO + name, model, structure, golden)
-        for precision in PRECISIONS:
-            for architecture in architectures:
-                file, compiled = compile_model(model, precision, architecture)
-                (cubins / file).write_bytes(compiled.cubin)
+        wanted += [(model, precision, architecture) for precision in PRECISIONS for architecture in architectures]
+
+    def keep(model: AllegroModel, precision: str, architecture: str) -> None:
+        layout = Layout(model, precision, matrix_units=capability_of(architecture) in MATRIX_UNITS)
+        path = cubins / module_name(layout.source, architecture)
+        if not path.exists():  # its name says what it was made from
+            path.write_bytes(compile_module(layout.source, architecture)[0])
+
+    with ThreadPoolExecutor(len(affinity())) as pool:
+        for _ in pool.map(lambda job: keep(*job), wanted):
+            pass
 
 
 def _upstream_models(folder: Path, python: str, bundled: Path | None) -> None:

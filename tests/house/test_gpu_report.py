@@ -43,6 +43,9 @@ class FakeCase:
     def results(self) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(self.facts["atoms"]), np.ones((self.facts["atoms"], 3))
 
+    def stages(self) -> dict[str, float]:
+        return {}
+
     def memory(self) -> dict[str, int]:
         return {"held_bytes": 1}
 

@@ -19,6 +19,7 @@ from support import cupy_stand_in as stand_in
 from support.cuda_harness import cuda_potential
 from support.potential import make_system
 from support.random_models import random_model, random_structure
+from support.stage_reference import over_bounds, replay
 
 from allegro_sim.errors import DeviceError
 from allegro_sim.potential.cuda.device import Device
@@ -65,6 +66,17 @@ def test_the_bits_are_those_of_the_plan(path, precision, monkeypatch):
         launches = [operation.kernel for operation in plan.chunk if isinstance(operation, Launch)]
         assert stand_in.launched[-len(launches) :] == launches
         assert any(isinstance(operation, Product) for operation in plan.chunk) == (path == "wide")
+
+
+def test_stages_can_be_looked_at_on_a_gpu_as_on_a_cpu(monkeypatch):
+    """What gpu_report.py does in its phase accuracy."""
+    model = a_model("fused")
+    module = stand_in.load_executor(monkeypatch)
+    potential = CudaPotential(model, precision="mixed", chunk_edges=128, executor=module.CudaExecutor(DEVICE))
+    potential.compute(*make_system(model, random_structure(2, model, num_atoms=12), 0.3))
+    deviations = replay(potential)
+    assert len(deviations) > 30
+    assert not over_bounds(deviations, "mixed")
 
 
 def test_no_atoms_at_all_are_no_launches_on_null_pointers(monkeypatch):

@@ -7,8 +7,10 @@ after every operation the guards of the arrays that it was given are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,26 +51,32 @@ class HostDevice:
 
 
 class HostBound:
-    """Operations of a plan with their arrays; what was run is written down."""
+    """Operations of a plan with their arrays, as `executor.BoundPlan`; what was run is written down."""
 
     def __init__(self, executor: HostExecutor, plan: Plan, arrays: Mapping[str, np.ndarray]) -> None:
-        self.executor, self.plan = executor, plan
-        self.arrays = dict(arrays)
-        self.numbers = dict.fromkeys(NUMBERS, 0)
+        self.numbers = {name: ctypes.c_int32(0) for name in NUMBERS}
         for operation in plan.operations:
-            executor.check(operation, plan, self.arrays)
+            executor.check(operation, plan, arrays)
+
+        def calls(operations: tuple[Operation, ...]) -> list[tuple[Operation, Callable[[], None]]]:
+            return [
+                (operation, partial(executor.run, operation, dict(arrays), self.numbers)) for operation in operations
+            ]
+
+        self.before, self.chunk = calls(plan.before), calls(plan.chunk)
 
     def want(self, virial: bool, atom_virials: bool) -> None:
-        self.numbers |= {"want_virial": int(virial), "want_atom_virials": int(atom_virials)}
+        self.numbers["want_virial"].value = virial
+        self.numbers["want_atom_virials"].value = atom_virials
 
     def run_before(self) -> None:
-        for operation in self.plan.before:
-            self.executor.run(operation, self.arrays, self.numbers)
+        for _, call in self.before:
+            call()
 
     def run_chunk(self, chunk: int) -> None:
-        self.numbers["chunk"] = chunk
-        for operation in self.plan.chunk:
-            self.executor.run(operation, self.arrays, self.numbers)
+        self.numbers["chunk"].value = chunk
+        for _, call in self.chunk:
+            call()
 
 
 @dataclass
@@ -159,12 +167,16 @@ class HostExecutor:
                 assert array.dtype == buffer.dtype, name
                 assert array.nbytes >= buffer.nbytes, name
 
-    def run(self, operation: Operation, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, int]) -> None:
+    def run(
+        self, operation: Operation, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, ctypes.c_int32]
+    ) -> None:
         self.executed.append(operation)
         self._run(operation, arrays, numbers)
         self.check_guards(operation, arrays)
 
-    def _run(self, operation: Operation, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, int]) -> None:
+    def _run(
+        self, operation: Operation, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, ctypes.c_int32]
+    ) -> None:
         if isinstance(operation, Fill):
             arrays[operation.buffer][...] = 0
         elif isinstance(operation, Product):
@@ -179,10 +191,10 @@ class HostExecutor:
                 self.module.launch(operation.kernel, grid, block, values, operation.shared_bytes)
 
     @staticmethod
-    def _value(argument: Any, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, int]) -> Any:
+    def _value(argument: Any, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, ctypes.c_int32]) -> Any:
         if not isinstance(argument, str):
             return argument
-        return np.int32(numbers[argument]) if argument in numbers else arrays[argument]
+        return np.int32(numbers[argument].value) if argument in numbers else arrays[argument]
 
     @staticmethod
     def _multiply(product: Product, arrays: Mapping[str, np.ndarray]) -> None:

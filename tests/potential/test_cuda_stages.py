@@ -8,7 +8,7 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-from support.cuda_golden import FAST_BUILD, PRECISIONS, golden_cases
+from support.cuda_golden import FAST_BUILD, golden_cases
 from support.cuda_harness import cuda_potential
 from support.golden import golden_model, golden_structure
 from support.potential import make_system
@@ -31,7 +31,13 @@ def computed(model, structure, precision, *, source=None):
     return potential
 
 
-@pytest.mark.parametrize(("name", "precision"), list(golden_cases(*PRECISIONS)))
+def stage_cases():
+    """`mixed` by default: in the other precisions forces alone are sharp."""
+    yield from golden_cases("mixed")
+    yield from (pytest.param(*case.values, marks=pytest.mark.slow) for case in golden_cases("double", "single"))
+
+
+@pytest.mark.parametrize(("name", "precision"), list(stage_cases()))
 def test_every_stage_of_the_golden_models(name, precision):
     model = golden_model(name)
     if model.generation != "current":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from support.golden import MODELS
@@ -16,7 +17,7 @@ TABLE_SHARE = 6
 """By default one in so many of the cases made by a table of pairs, and of each model at most one precision."""
 
 
-def golden_cases(*precisions: str) -> Iterator[object]:
+def golden_cases(*precisions: str) -> Iterator[Any]:
     """(name, precision): every model in each of these precisions; most of those made by a table of pairs are slow."""
     for n, name in enumerate(MODELS):
         for p, precision in enumerate(PRECISIONS):

@@ -248,5 +248,5 @@ def load_executor(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = importlib.import_module(EXECUTOR)
     monkeypatch.setattr(module, "numba_cuda", _NumbaCuda())
     monkeypatch.setattr(module, "load_or_compile", lambda source, capability: source.encode())
-    monkeypatch.delitem(sys.modules, EXECUTOR)  # the next import is bound to the real one again
+    del sys.modules[EXECUTOR]  # who imports it next gets CuPy's again, or the error that there is none
     return module

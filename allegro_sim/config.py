@@ -51,6 +51,13 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
+class GpuSettings:
+    steps_ahead: int
+    transport: str
+    images_travel: bool
+
+
+@dataclass(frozen=True)
 class NeighborSettings:
     skin_A: float
 
@@ -103,6 +110,7 @@ class Settings:
     structure: StructureSettings
     minimize: MinimizeSettings
     run: RunSettings
+    gpu: GpuSettings
     neighbors: NeighborSettings
     velocities: VelocitySettings
     dynamics: DynamicsSettings
@@ -119,7 +127,7 @@ class Settings:
         return getattr(getattr(self, key.section), key.name)
 
 
-_MAY_CHANGE_ON_RESTART = {key.path for key in KEYS if key.section in ("guards", "minimize")} | {
+_MAY_CHANGE_ON_RESTART = {key.path for key in KEYS if key.section in ("gpu", "guards", "minimize")} | {
     "model.file",  # the model's hash is compared instead
     "structure.file",  # the atoms are compared instead
     "structure.frame",

@@ -193,7 +193,12 @@ def check_overlaps(system: System, neighbors: NeighborList, comm: Comm, minimum:
         system.cell.vectors,
     )
     own = (float(d2), int(system.ids[i]), int(system.ids[j])) if i >= 0 else (np.inf, -1, -1)
-    d2, first, second = min(comm.allgather(own))
+    refuse_overlap(min(comm.allgather(own)), minimum)
+
+
+def refuse_overlap(closest: tuple[float, int, int], minimum: float = 1.0e-3) -> None:
+    """As `check_overlaps`; closest: squared distance (Å²) and ids of the closest pair of all ranks."""
+    d2, first, second = closest
     if d2 >= minimum**2:
         return
     distance = float(np.sqrt(d2))

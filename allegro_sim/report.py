@@ -22,8 +22,7 @@ def banner_facts(run: Simulation) -> list[tuple[str, object]]:
     """Label and value of what the banner shows; after the first neighbour list (collective)."""
     settings, dynamics = run.settings, run.settings.dynamics
     atoms = run.system.num_global
-    own = [run.neighbors.count_within_cutoffs(run.system), run.neighbors.num_edges, run.system.num_ghosts]
-    edges, listed, ghosts = (int(n) for n in run.comm.allreduce_sum(np.array(own, np.int64)))
+    edges, listed, ghosts = run.motion.totals()
     resident, arrays = run.comm.allreduce_max(np.array(_memory_MiB(run)))
     bath = ""
     if dynamics.ensemble == "langevin":
@@ -37,7 +36,8 @@ def banner_facts(run: Simulation) -> list[tuple[str, object]]:
         ("device", f"{run.potential.device}, {run.potential.description}"),
         ("precision", run.potential.precision),
         ("ranks, threads", f"{run.comm.size} x {run.threads}"),
-        ("decomposition", run.domain.decomposition.describe()),
+        ("decomposition", run.motion.decomposition.describe()),
+        *run.motion.facts(),
         ("edges per atom", f"{edges / atoms:.1f} ({listed / atoms:.1f} with the skin)"),
         ("ghosts per atom", f"{ghosts / atoms:.2f}"),
         (
@@ -51,11 +51,9 @@ def banner_facts(run: Simulation) -> list[tuple[str, object]]:
 
 def _memory_MiB(run: Simulation) -> tuple[float, float]:
     """This rank's largest resident memory so far, and what of it is arrays of atoms, ghosts and the list."""
-    parts = [*vars(run.system).values(), *vars(run.neighbors).values()]
-    arrays = sum(part.nbytes for part in parts if isinstance(part, np.ndarray))
     # Linux counts KiB, macOS bytes.
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, arrays / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, run.motion.array_bytes() / 2**20
 
 
 def _cell_text(cell: Cell) -> str:

@@ -18,9 +18,9 @@ from allegro_sim.dynamics.velocity_verlet import VelocityVerlet
 from allegro_sim.errors import GuardStop, RunStopped
 from allegro_sim.kernels.cpu.compilation import is_warm, mark_warm
 from allegro_sim.kernels.cpu.fixed_point import forces_to_float
-from allegro_sim.loads import load_facts, load_of_run
+from allegro_sim.loads import load_facts
 from allegro_sim.minimization import Minimization
-from allegro_sim.neighbors import NeighborList, check_overlaps
+from allegro_sim.motion import HostMotion, Motion
 from allegro_sim.output.checkpoint import checkpoint_path
 from allegro_sim.output.directory import MINIMIZATION, existing_outputs
 from allegro_sim.output.outputs import Due, Outputs
@@ -29,7 +29,6 @@ from allegro_sim.output.screen import Screen
 from allegro_sim.parallel.collect import gather_by_id, initial_share
 from allegro_sim.parallel.comm import Comm, collective_errors
 from allegro_sim.parallel.cores import cores_of_rank
-from allegro_sim.parallel.domain import Domain
 from allegro_sim.potential import create_potential
 from allegro_sim.potential.interface import Potential
 from allegro_sim.report import TITLE, banner_facts
@@ -82,11 +81,9 @@ class Simulation:
         precision = resolved_precision(run.precision, run.device)
         with collective_errors(comm):
             self.potential: Potential = create_potential(
-                model, device=run.device, precision=precision, threads=self.threads
+                model, device=run.device, precision=precision, threads=self.threads, local_rank=comm.node_rank
             )
         self.system = self._place_atoms()
-        self.neighbors = NeighborList(model.cutoffs, settings.neighbors.skin_A)
-        self.domain = Domain(comm, self.start.cell, self.neighbors)
         self.integrator = self._make_integrator()
         self._rehearsal = Rehearsal(model)
         output = settings.output
@@ -137,37 +134,26 @@ class Simulation:
         return request
 
     def _loop(self) -> float:
-        system, comm, timers = self.system, self.comm, self.timers
+        """Advance to the next step with output, or as far as the motion likes; act on what it found; write."""
+        motion, alarmed = self.motion, False
         while self.step < self.settings.run.steps:
-            due = self.outputs.due(self.step + 1)
-            with timers("integrate"):
-                self.guard.remember(system)
-                self.integrator.first_half(system, self.step, measure=due.observables)
-            with timers("neighbors"):
-                fault, broken, asked = self.guard.fault(system), self.guard.broken(system), self._asked()
-                must_rebuild = self.neighbors.must_rebuild(system, comm, flags=fault, request=asked, watched=broken)
-                if self.neighbors.reduced_flags:
-                    self.watch.stop(self.step, system)
-                alarmed = self.watch.respond(self.neighbors.reduced_watched, self.step, system, self.neighbors)
-                if must_rebuild:
-                    self.domain.rebuild(system)
-                else:
-                    self.domain.update_positions(system)
-            with timers("forces"):
-                self.potential.compute(system, self.neighbors, want_virial=due.observables)
-            with timers("return forces"):
-                self.domain.add_forces(system)
-            with timers("integrate"):
-                self.guard.look(system, self.neighbors)
-                self.integrator.second_half(system)
-            self.step += 1
-            request = self.neighbors.reduced_request
-            with timers("output"):
-                self._write(due.with_checkpoint() if alarmed or request != NOTHING else due)
+            next_due = self.outputs.next_due(self.step)
+            observed = self.outputs.due(next_due).observables
+            found = motion.advance(next_due - self.step, measure=observed, asked=self._asked)
+            self.step = found.step
+            if found.between:
+                if found.fault:
+                    self.watch.stop(self.step, motion.atoms())
+                alarmed |= self.watch.respond(found.broken, self.step, motion.atoms(), motion.pairs())
+                continue
+            due = self.outputs.due(self.step)
+            with self.timers("output"):
+                self._write(due.with_checkpoint() if alarmed or found.request != NOTHING else due)
+            alarmed = False
             self.screen.progress(self.step)
-            if ends_run(request) and self.step < self.settings.run.steps:
-                return request
-        self.watch.check_last(self.step, system, self.neighbors)
+            if ends_run(found.request) and self.step < self.settings.run.steps:
+                return found.request
+        self.watch.check_last(self.step, motion.atoms, motion.pairs)
         return NOTHING
 
     def _asked(self) -> float:
@@ -178,8 +164,7 @@ class Simulation:
         """What `--dry-run` does: set all up but the kernels, and print settings, decomposition and memory."""
         self._make_domain()
         self.screen.banner(TITLE, banner_facts(self))
-        load = load_of_run(self.system, self.neighbors, self.domain, self.comm)
-        self.screen.banner("In one rank, at most", load_facts(load))
+        self.screen.banner("In one rank, at most", load_facts(self.motion.load()))
         self.screen.message(render_toml(self._resolved()))
         self.screen.message("Dry run: all of the input is valid; nothing was run or written.")
 
@@ -225,6 +210,7 @@ class Simulation:
                 "temperature": guards.on_temperature,
                 "energy": guards.on_energy,
             },
+            self.system.num_global,
             self.comm,
             self.outputs,
             self.screen,
@@ -235,8 +221,38 @@ class Simulation:
         if self.comm.node_rank == 0:
             self._rehearsal.rehearse_neighbors()
         self.comm.patient_barrier()
-        self.domain.rebuild(self.system)
-        check_overlaps(self.system, self.neighbors, self.comm)
+        with collective_errors(self.comm):
+            self.motion = self._make_motion()
+        self.motion.place()
+        self.motion.check_overlaps()
+
+    def _make_motion(self) -> Motion:
+        """On a GPU everything stays there; else step by step on the host."""
+        if self.potential.device != "cuda":
+            return self._host_motion()
+        from allegro_sim.gpu.start import make_motion
+
+        gpu = self.settings.gpu
+        return make_motion(
+            *self._moved(), steps_ahead=gpu.steps_ahead, transport=gpu.transport, images_travel=gpu.images_travel
+        )
+
+    def _host_motion(self) -> HostMotion:
+        return HostMotion(*self._moved())
+
+    def _moved(self) -> tuple[Any, ...]:
+        """What every motion is made of."""
+        return (
+            self.comm,
+            self.system,
+            self.start.cell,
+            self.start.model.cutoffs,
+            self.settings.neighbors.skin_A,
+            self.potential,
+            self.integrator,
+            self.guard,
+            self.timers,
+        )
 
     def _prepare_kernels(self) -> None:
         """Compile the kernels, or load them: first one rank a node, so that the others find them on the disk."""
@@ -253,13 +269,13 @@ class Simulation:
         """Velocities, first forces, output files, minimisation, step 0."""
         if not self.start.minimizes:
             self._set_velocities()
-        self._compute_first_forces()
+        self.motion.start(self.step)
         self.screen.banner(TITLE, banner_facts(self))
         self._open_outputs()
         if self.start.minimizes:
             self._minimize()
             self._set_velocities()
-            self._compute_first_forces()
+            self.motion.start(self.step)
         self.screen.start(self.step, self.settings.run.steps, self.settings.run.timestep_fs)
         self.timers.restart()
         if self.start.checkpoint is None or self.start.minimizes:
@@ -268,6 +284,7 @@ class Simulation:
     def _set_velocities(self) -> None:
         """Those to start with, and how many degrees of freedom they have; a checkpoint knows both."""
         checkpoint, conserved = self.start.checkpoint, self.integrator.conserves_momentum
+        self.system = self.motion.atoms()
         if checkpoint is not None and not self.start.minimizes:
             self.freedom = int(checkpoint.state["degrees_of_freedom"])
             if self.comm.rank == 0:  # one rank has it: what counts is the sum
@@ -279,19 +296,19 @@ class Simulation:
             draw_velocities(self.system, self.comm, temperature, self.settings.run.seed, conserved)
         self.freedom = degrees_of_freedom(self.system, self.comm, conserved)
 
-    def _compute_first_forces(self) -> None:
-        self.potential.compute(self.system, self.neighbors, want_virial=True)
-        self.domain.add_forces(self.system)
-        self.guard.look(self.system, self.neighbors)
-
     def _minimize(self) -> None:
-        """Positions downhill, and minimized.xyz."""
+        """Positions downhill, and minimized.xyz. Always with the arrays of the host: forces alone go to a GPU."""
         settings, checkpoint = self.settings.minimize, self.start.checkpoint
+        motion = self.motion if isinstance(self.motion, HostMotion) else self._host_motion()
+        if motion is not self.motion:
+            self.motion.atoms()
+            motion.place()
+            motion.start(self.step)
         request = Minimization(
             comm=self.comm,
             system=self.system,
-            neighbors=self.neighbors,
-            domain=self.domain,
+            neighbors=motion.neighbors,
+            domain=motion.domain,
             potential=self.potential,
             watch=self.watch,
             screen=self.screen,
@@ -311,6 +328,8 @@ class Simulation:
         with collective_errors(self.comm):
             if atoms is not None:
                 self.outputs.write_minimized(atoms["types"], atoms["positions"], forces_to_float(atoms["forces"]))
+        if motion is not self.motion:
+            self.motion.place()
 
     def _save_minimization(self, state: dict[str, Any]) -> None:
         due = Due(trajectory=False, thermo=False, checkpoint=True)
@@ -355,16 +374,19 @@ class Simulation:
         """Measure, and write what is due at this step; nothing is written of a state that is at fault."""
         if not due:
             return
-        observables = measure(self.system, self.comm, self.integrator.kinetic_sums(self.system), self.freedom)
+        motion = self.motion
+        observables = measure(motion.sums(), self.start.cell, self.comm, self.freedom)
         if observables.faulty:
-            self.guard.remember(self.system)
-            self.watch.stop(self.step, self.system)
-        if due.observables and self.watch.check(observables, self.step, self.system, self.neighbors):
+            system = motion.atoms()
+            self.guard.remember(system)
+            self.watch.stop(self.step, system)
+        if due.observables and self.watch.check(observables, self.step, motion.atoms, motion.pairs):
             due = due.with_checkpoint()
         row = self._thermo_row(observables)
         time_fs = self.step * self.settings.run.timestep_fs
         state = {"degrees_of_freedom": self.freedom, "heat": observables.heat, "guards": self.watch.state}
-        self.outputs.write(due, self.step, time_fs, self.system, row=row, state=state)
+        atoms = motion.atoms() if due.trajectory or due.checkpoint else self.system
+        self.outputs.write(due, self.step, time_fs, atoms, row=row, state=state)
         if due.thermo:
             self.screen.thermo(row)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -80,13 +80,22 @@ class Watch:
     limits : of single atoms, compared at every step
     bounds : of the whole system, compared where thermodynamics are due
     actions : WARN, CHECKPOINT or STOP for each of "displacement", "force", "distance", "temperature" and "energy"
+    num_atoms : of the whole system
     """
 
     def __init__(
-        self, limits: Limits, bounds: Bounds, actions: Mapping[str, str], comm: Comm, outputs: Outputs, screen: Screen
+        self,
+        limits: Limits,
+        bounds: Bounds,
+        actions: Mapping[str, str],
+        num_atoms: int,
+        comm: Comm,
+        outputs: Outputs,
+        screen: Screen,
     ) -> None:
         self.guard = Guard(limits)
         self._bounds = bounds
+        self._num_atoms = num_atoms
         self._actions = actions
         self._comm = comm
         self._outputs = outputs
@@ -127,20 +136,26 @@ class Watch:
             wants_checkpoint |= self._act(what, step, system, excerpt, "")
         return wants_checkpoint
 
-    def check_last(self, step: int, system: System, neighbors: NeighborList) -> None:
+    def check_last(self, step: int, atoms: Callable[[], System], pairs: Callable[[], NeighborList]) -> None:
         """The forces and distances of the last step, which no later step compares (collective).
 
-        Raises GuardStop as `respond` does.
+        atoms, pairs: see `motion.Motion`. Raises GuardStop as `respond` does.
         """
         if self.guard.limits.force is None and self.guard.limits.distances is None:
             return
+        system, neighbors = atoms(), pairs()
         self.guard.remember(system)
+        self.guard.look(system, neighbors)
         self.respond(self._comm.allreduce_max(self.guard.broken(system)), step, system, neighbors)
 
     # -------------------------------------------------------------------------------------- bounds of the whole system
 
-    def check(self, observables: Observables, step: int, system: System, neighbors: NeighborList) -> bool:
+    def check(
+        self, observables: Observables, step: int, atoms: Callable[[], System], pairs: Callable[[], NeighborList]
+    ) -> bool:
         """Compare temperature and energy of this step: True when a checkpoint is asked for (collective).
+
+        atoms, pairs: see `motion.Motion`.
 
         Raises
         ------
@@ -154,7 +169,7 @@ class Watch:
         if bounds.hottest is not None and temperature > bounds.hottest:
             found["temperature"] = f"{temperature:.4g} K, above guards.max_temperature_K, {bounds.hottest:g} K"
         if bounds.energy_jump is not None and before is not None:
-            jump = (observables.conserved - before) / system.num_global
+            jump = (observables.conserved - before) / self._num_atoms
             if abs(jump) > bounds.energy_jump:
                 found["energy"] = (
                     f"the conserved energy changed by {jump:.4g} eV per atom since the last row of thermodynamics, "
@@ -164,6 +179,7 @@ class Watch:
         for what in sorted(found, key=lambda what: self._actions[what] == STOP):
             if self._is_quiet(what, step):
                 continue
+            system, neighbors = atoms(), pairs()
             self.guard.remember(system)
             values = self._kinetic(system) if what == "temperature" else self._deviations(system)
             at_fault = values >= self._extreme(values)

@@ -7,19 +7,25 @@ Speed and memory depend on a model's shape, not on what it has learnt, so all bu
     degree3   l_max 3, 2 layers, 64 scalars, 64 channels, MLPs 1 x 64, cutoff 4.5 Å
     sc23      the shape of Musaelian et al., SC'23 (doi 10.1145/3581784.3627041): l_max 2, 2 layers, 680 scalars, 64
               channels, embedding MLP 2 x 512, latent MLPs 2 x 1,024, read-out 1 x 128, the paper's ordered cutoffs
+    sc23_legacy   that paper's own model, of the legacy generation: two-body MLP 128, 256, 512, 1,024, latent MLPs
+              3 x 1,024, two layers, 64 channels, l_max 2, the same cutoffs, repulsion (tools/benchmark_legacy.py)
+    legacy    the legacy generation's: l_max 2, 2 layers that mix their 64 channels, 128 scalars, MLPs 2 x 128, cutoff
+              4.5 Å
+    many_types    the shape of Allegro-OAM-L: 89 types, l_max 3, 4 layers, 256 scalars, 64 channels, MLPs 2 x 1,024,
+              cutoff 7 Å
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from allegro_sim.model.description import AllegroModel, BesselEmbedding, Layer, Mlp
+from allegro_sim.model.description import AllegroModel, BesselEmbedding, Layer
 from allegro_sim.model.irreps import harmonic_irreps, irreps_chain, tensor_product_paths
 from allegro_sim.model.weight_file import load_model
 from allegro_sim.structure import read_structure, replicated_atoms, replicated_cell
+from allegro_sim.tools.benchmark_legacy import Weights, legacy_water_model, many_types_model
 
 _WATER = next(
     (
@@ -31,7 +37,7 @@ _WATER = next(
 )
 """Of the checkout: the one with this file, or where the package is installed the one that is the current folder."""
 
-MODELS = ("bundled", "medium", "degree3", "sc23")
+MODELS = ("bundled", "medium", "degree3", "sc23", "legacy", "sc23_legacy", "many_types")
 
 SC23_CUTOFFS = {("H", "H"): 3.0, ("H", "O"): 1.25, ("O", "H"): 3.0, ("O", "O"): 4.0}
 """Å, (centre, neighbour)."""
@@ -39,12 +45,21 @@ SC23_CUTOFFS = {("H", "H"): 3.0, ("H", "O"): 1.25, ("O", "H"): 3.0, ("O", "O"): 
 SC23_WEIGHTS, SC23_FLOPS = 7.86e6, 31.4e6
 """What that model is known by: weights, and operations an edge forward and backward (two a weight, each way)."""
 
+SC23_LEGACY_WEIGHTS = 7.85e6
+"""Weights of the paper's own model."""
+
 REPLICATES = {
     192: (1, 1, 1),
     3072: (4, 2, 2),
     24_000: (5, 5, 5),
     192_000: (10, 10, 10),
     1_536_000: (20, 20, 20),
+    6_291_456: (32, 32, 32),
+    12_288_000: (40, 40, 40),
+    24_000_000: (50, 50, 50),
+    44_294_784: (61, 61, 62),  # as many as the capsid in water of the SC'23 paper
+    87_654_336: (77, 77, 77),
+    126_432_576: (87, 87, 87),  # the paper's largest
 }
 """Atoms of a box -> copies of the 192-atom box along each direction."""
 
@@ -72,7 +87,22 @@ def benchmark_model(name: str) -> AllegroModel:
             readout=(128,),
             cutoffs=SC23_CUTOFFS,
         )
+    if name == "legacy":
+        return legacy_water_model(
+            cutoffs=_table(4.5), two_body=(64, 128, 128), latent=(128, 128, 128), edge_energy=32, mixing=True
+        )
+    if name == "sc23_legacy":
+        return legacy_water_model(cutoffs=_table(SC23_CUTOFFS))
+    if name == "many_types":
+        return many_types_model()
     raise ValueError(f"there is no benchmark model {name!r}; choose one of {', '.join(MODELS)}")
+
+
+def _table(cutoffs: dict[tuple[str, str], float] | float) -> np.ndarray:
+    """(2, 2) Å, of H and O."""
+    if isinstance(cutoffs, dict):
+        return np.array([[cutoffs[center, neighbor] for neighbor in ("H", "O")] for center in ("H", "O")])
+    return np.full((2, 2), float(cutoffs))
 
 
 def water_model(
@@ -92,19 +122,8 @@ def water_model(
 
     cutoffs: Å, one, or by (centre, neighbour). The same numbers for the same arguments.
     """
-    rng = np.random.default_rng(seed)
-    names = ("H", "O")
-
-    def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
-        return (scale * rng.standard_normal(shape)).astype(np.float32).astype(np.float64)
-
-    def linear(size_in: int, size_out: int, gain: float = 1.0) -> np.ndarray:
-        return normal(size_in, size_out, scale=gain / np.sqrt(size_in))
-
-    def mlp(*sizes: int) -> Mlp:
-        weights = [linear(a, b, np.sqrt(2.0) if n else 1.0) for n, (a, b) in enumerate(pairwise(sizes))]
-        return Mlp(tuple(weights), "silu")
-
+    weights = Weights(seed)
+    normal, linear, mlp = weights.normal, weights.linear, weights.mlp
     chain = irreps_chain(l_max, True, num_layers)
     layers = []
     for k in range(num_layers):
@@ -119,16 +138,12 @@ def water_model(
                 latent=mlp((k + 1) * scalars + channels, *latent, size_out),
             )
         )
-    if isinstance(cutoffs, dict):
-        table = np.array([[cutoffs[center, neighbor] for neighbor in names] for center in names])
-    else:
-        table = np.full((2, 2), float(cutoffs))
     neighbor_count = np.full(2, 9.0 if isinstance(cutoffs, dict) else 38.0)
     return AllegroModel(
-        type_names=names,
+        type_names=("H", "O"),
         atomic_numbers=np.array([1, 8], np.int64),
         masses=np.array([1.008, 15.999]),
-        cutoffs=table,
+        cutoffs=_table(cutoffs),
         l_max=l_max,
         parity=True,
         num_scalar_features=scalars,
@@ -164,7 +179,9 @@ def count_weights(model: AllegroModel) -> int:
         arrays = [radial.weights]
     arrays += [*model.embed_mlp.weights, model.tensor_linear, model.first_projection, *model.readout.weights]
     for layer in model.layers:
-        arrays += [*layer.latent.weights, layer.path_weights]
+        mixing = (layer.environment_mix, layer.mix_in, layer.mix_out)
+        arrays += [*layer.latent.weights, layer.path_weights, *(array for array in mixing if array is not None)]
+        arrays += layer.environment_mlp.weights if layer.environment_mlp else ()
     return sum(array.size for array in arrays)
 
 

@@ -17,11 +17,15 @@ import json
 import re
 import sys
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 from allegro_sim.errors import DeviceError
+from allegro_sim.gpu.module import module_source
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.parallel.cores import affinity
 from allegro_sim.potential.cuda.compile import OPTIONS, compile_module, module_name
@@ -32,11 +36,17 @@ from allegro_sim.tools.benchmark_models import benchmark_model
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 PRECISIONS = ("double", "single", "mixed")
-MODULES = (*(f"{name}-{precision}" for name in ("medium", "degree3") for precision in PRECISIONS), "sc23-mixed")
-"""Those of bench/resources.json, MODEL-PRECISION: (l_max, U, width) = (2, 64, 128) and (3, 64, 64), and a wide one."""
+INDEX, SYSTEM = "index", "system"
+"""The table's names for Numba's kernels, and for the module of lists and sums: they depend on no model."""
 
-INDEX = "index"
-"""The table's name for the module of Numba kernels, which depend on neither model nor precision."""
+MODULES = (
+    *(f"{name}-{precision}" for name in ("medium", "degree3") for precision in PRECISIONS),
+    *(f"{name}-mixed" for name in ("sc23", "legacy", "sc23_legacy", "many_types")),
+    SYSTEM,
+    INDEX,
+)
+"""Those of bench/resources.json, MODEL-PRECISION: (l_max, U, width) = (2, 64, 128) and (3, 64, 64), the legacy
+generation, and wide ones."""
 
 _PTXAS = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?"
@@ -100,11 +110,15 @@ def compile_index_kernel(name: str, architecture: str) -> Compiled:
     """One of the Numba kernels to machine code: Numba makes PTX, nvJitLink assembles it."""
     from cuda.bindings import nvjitlink as linker
     from numba import cuda
+    from numba.cuda import dispatcher
 
-    from allegro_sim.kernels.numba_cuda.index import KERNELS
+    from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
 
     function, signature = KERNELS[name]
-    ptx, _ = cuda.compile(function, signature, device=False, abi="numba", cc=capability_of(architecture))
+    capability = capability_of(architecture)
+    # Functions that a kernel calls are compiled for "the current device", which Numba asks for; here there is none.
+    with patch.object(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=capability)):
+        ptx, _ = cuda.compile(function, signature, device=False, abi="numba", cc=capability)
     handle = linker.create(3, [f"-arch={architecture}", "-verbose", "-Xptxas=-v"])
     try:
         linker.add_data(handle, linker.InputType.PTX, ptx.encode(), len(ptx), name)
@@ -148,7 +162,7 @@ def compiler_version() -> str:
 def compile_all(
     modules: Iterable[str], architectures: Iterable[str], folder: Path | None = None
 ) -> dict[str, dict[str, dict[str, Resources]]]:
-    """Compile modules (MODEL-PRECISION) on all cores: table[module or "index"][architecture][kernel].
+    """Compile modules (MODEL-PRECISION) on all cores: table[module, "system" or "index"][architecture][kernel].
 
     folder: where cubins go, if anywhere.
 
@@ -156,14 +170,15 @@ def compile_all(
     ------
     DeviceError : a module is refused, or a compiler warns
     """
-    from allegro_sim.kernels.numba_cuda.index import KERNELS
-
-    architectures = tuple(architectures)
-    wanted = [(module, architecture) for module in modules for architecture in architectures]
+    modules, architectures = tuple(modules), tuple(architectures)
+    wanted = [(module, architecture) for module in modules if module != INDEX for architecture in architectures]
 
     def compile_one(module: str, architecture: str) -> Compiled:
-        name, _, precision = module.rpartition("-")
-        file, compiled = compile_model(benchmark_model(name), precision, architecture)
+        if module == SYSTEM:
+            file, compiled = module_name(module_source(), architecture), compile_source(module_source(), architecture)
+        else:
+            name, _, precision = module.rpartition("-")
+            file, compiled = compile_model(benchmark_model(name), precision, architecture)
         if compiled.warnings:
             raise DeviceError(f"{module} for {architecture}: {compiled.warnings[0]}")
         if folder:
@@ -176,14 +191,27 @@ def compile_all(
             wanted, pool.map(lambda job: compile_one(*job), wanted), strict=True
         ):
             table.setdefault(module, {})[architecture] = compiled.kernels
-    for architecture in architectures:  # Numba's compiler is not for several threads
-        kernels = table.setdefault(INDEX, {}).setdefault(architecture, {})
-        for name in KERNELS:
-            compiled = compile_index_kernel(name, architecture)
-            kernels |= compiled.kernels
+    if INDEX in modules:
+        table[INDEX] = _compile_index(architectures, folder)
+    return table
+
+
+def _compile_index(architectures: tuple[str, ...], folder: Path | None) -> dict[str, dict[str, Resources]]:
+    """Numba's kernels, in processes: its compiler is not for several threads."""
+    from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
+
+    jobs = [(name, architecture) for architecture in architectures for name in KERNELS]
+    table: dict[str, dict[str, Resources]] = {}
+    with ProcessPoolExecutor(len(affinity()), get_context("spawn")) as pool:
+        for (name, architecture), compiled in zip(jobs, pool.map(_compile_index_job, jobs, chunksize=8), strict=True):
+            table.setdefault(architecture, {}).update(compiled.kernels)
             if folder:
                 (folder / f"{INDEX}-{name}.{architecture}.cubin").write_bytes(compiled.cubin)
     return table
+
+
+def _compile_index_job(job: tuple[str, str]) -> Compiled:
+    return compile_index_kernel(*job)
 
 
 def table_text(table: dict[str, dict[str, dict[str, Resources]]], version: str) -> str:
@@ -202,6 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path, help="folder for cubins and resources.json (made)")
     known = [f"{name}-{precision}" for name in BENCHMARK_MODELS for precision in PRECISIONS]
+    known += [SYSTEM, INDEX]
     parser.add_argument("--modules", nargs="+", choices=known, default=list(MODULES), metavar="MODEL-PRECISION")
     parser.add_argument("--architectures", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
     parser.add_argument("--record", type=Path, help="also write the table here")

@@ -2,6 +2,7 @@
 
 MODELS are chosen by hand, each for something; `pairwise_models` adds models with random options until every two levels
 of FACTORS occur together in one of them; OLD_MODELS are of nequip 0.7 with nequip-allegro 0.4, which had other options.
+OTHER_IRREPS came later: models of SO(3), and with tensors of higher degree than the harmonics.
 """
 
 from __future__ import annotations
@@ -282,6 +283,22 @@ OLD_MODELS: dict[str, dict[str, Any]] = {
         "model_dtype": "float32",
         "allegro_mlp_nonlinearity": "gelu",
     },
+    "old_so3": {"scalar_embed": _OLD_BESSEL, "parity_setting": "so3", "num_layers": 3, "l_max": 1},
+}
+_CHOSEN = {"_target_": "allegro.model.allegro_models.FullAllegroModel"}
+OTHER_IRREPS: dict[str, dict[str, Any]] = {
+    "so3": {
+        **_CHOSEN,
+        "irreps_edge_sh": "1x0e+1x1e+1x2e",
+        "tensor_track_allowed_irreps": "1x0e+1x2e+1x1e",
+        "num_layers": 3,
+    },
+    "tensors_beyond_harmonics": {
+        **_CHOSEN,
+        "irreps_edge_sh": "1x0e+1x1o",
+        "tensor_track_allowed_irreps": "1x0e+1x2e+1x2o+1x1o+1x1e",
+        "num_layers": 3,
+    },
 }
 
 
@@ -297,4 +314,7 @@ def all_models() -> dict[str, dict[str, Any]]:
         models[name] = config
     for name, changes in OLD_MODELS.items():
         models[name] = {**_OLD_COMMON, "seed": 1000 + len(models), "training": PLAIN, **changes}
+    for name, changes in OTHER_IRREPS.items():  # last: seeds follow from the places of the models
+        models[name] = {**COMMON, "seed": 1000 + len(models), "training": PLAIN, **changes}
+        del models[name]["l_max"], models[name]["parity"]
     return models

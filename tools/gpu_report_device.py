@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from allegro_sim.parallel.comm import SerialComm
 from allegro_sim.parallel.domain import Domain
 from allegro_sim.potential.cuda.device import find_device
 from allegro_sim.potential.cuda.layout import Layout
-from allegro_sim.potential.cuda.plan import Fill, Operation, Plan, Product
+from allegro_sim.potential.cuda.plan import Operation, Plan, Product
 from allegro_sim.potential.cuda.potential import CudaPotential
 from allegro_sim.system import System
 from allegro_sim.tools import roofline
@@ -123,17 +125,25 @@ class CudaGpu:
 
     def _copy(self) -> Any:
         """A copy of COPY_BYTES within the device's memory."""
-        source = self._cupy.random.random(COPY_BYTES // 4, dtype=self._cupy.float32)
-        target = self._cupy.empty_like(source)
+        numbers = np.random.default_rng(0).random(COPY_BYTES // 64, np.float32)
+        source, target = (self._cupy.empty(COPY_BYTES // 4, np.float32) for _ in range(2))
+        for part in range(0, source.size, numbers.size):
+            source[part : part + numbers.size].set(numbers)
         return lambda: self._cupy.copyto(target, source)
 
     def _product(self, dtype: Any, tf32: bool) -> Any:
-        """A product of random square matrices by cuBLAS; of TF32 numbers, where it may use the units for them."""
+        """A product of random square matrices by cuBLAS; of TF32 numbers, where it may use the units for them.
+
+        The numbers are made by NumPy: CuPy's own need cuRAND and a compiler at run time.
+        """
         cupy = self._cupy
         from cupy.cuda import cublas
 
         shape, size = (PRODUCT_SIZE, PRODUCT_SIZE), PRODUCT_SIZE
-        left, right = (cupy.random.randint(-1023, 1024, shape).astype(dtype) / dtype(1024) for _ in range(2))
+        rng = np.random.default_rng(0)
+        left, right = (cupy.empty(shape, dtype) for _ in range(2))
+        for matrix in (left, right):
+            matrix.set((rng.integers(-1023, 1024, shape, np.int16) / 1024).astype(dtype))
         out = cupy.empty(shape, dtype)
         single = dtype == np.float32
         compute = cublas.CUBLAS_COMPUTE_32F if single else cublas.CUBLAS_COMPUTE_64F
@@ -222,6 +232,13 @@ class CudaCase:
         forces[system.ids[:owned]] = system.owned_forces()
         return energies, forces
 
+    def stages(self) -> dict[str, float]:
+        use_tests()
+        from support.stage_reference import over_bounds, replay
+
+        self._compute()
+        return over_bounds(replay(self._potential), self._precision)
+
     def seconds(self, repeats: int) -> list[float]:
         """Launches of a whole evaluation, arrays on the device, between two events."""
         engine, cuda = self._potential.engine, self._cupy.cuda
@@ -278,17 +295,23 @@ class CudaCase:
         }
 
 
+def use_tests() -> None:
+    """tests/support holds the references and the small models."""
+    tests = str(Path(__file__).resolve().parent.parent / "tests")
+    if tests not in sys.path:
+        sys.path.insert(0, tests)
+
+
 def plan_works(layout: Layout, plan: Plan, edges: int, atoms: int) -> dict[str, roofline.Work]:
     """What the operations of a plan do for an edge, by `operation_name`; those that share a name together."""
-    known = {work.name: work.per_edge(edges / atoms) for work in roofline.kernel_works(layout.model, layout.precision)}
+    counted = roofline.works_by_name(roofline.kernel_works(layout.model, layout.precision))
+    known = {name: work.per_edge(edges / atoms) for name, work in counted.items()}
     works: dict[str, roofline.Work] = {}
     for operation in plan.operations:
         name = operation_name(operation)
         if isinstance(operation, Product):
             work = product_work(operation, layout.real.itemsize)
             works[name] = works[name].plus(work) if name in works else work
-        elif isinstance(operation, Fill):
-            works[name] = roofline.Work(written={operation.buffer: plan.buffers[operation.buffer].nbytes / edges})
         else:
             works[name] = known[name]
     return works
@@ -296,8 +319,6 @@ def plan_works(layout: Layout, plan: Plan, edges: int, atoms: int) -> dict[str, 
 
 def operation_name(operation: Operation) -> str:
     """What an operation of a plan is called in a report; launches of one kernel share a name."""
-    if isinstance(operation, Fill):
-        return f"fill_{operation.buffer}"
     if isinstance(operation, Product):
         return f"product_{operation.left.buffer}_{operation.inner}x{operation.columns}_{operation.out.buffer}"
     return operation.kernel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,26 @@ import numpy as np
 
 from allegro_sim.errors import InputError
 from allegro_sim.model.description import AllegroModel
-from allegro_sim.potential.cuda.compile import FOLDER_VARIABLE, compile_module
+from allegro_sim.model.reference import evaluate_structure
+from allegro_sim.parallel.cores import affinity
+from allegro_sim.potential.cuda.compile import FOLDER_VARIABLE, compile_module, module_name
+from allegro_sim.potential.cuda.device import MATRIX_UNITS
+from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.tools.bench_upstream import commit
 from allegro_sim.tools.benchmark_models import MODELS, benchmark_model, water_box
-from allegro_sim.tools.compile_kernels import PRECISIONS, compile_all, compile_model, compiler_version, table_text
+from allegro_sim.tools.compile_kernels import (
+    INDEX,
+    PRECISIONS,
+    SYSTEM,
+    capability_of,
+    compile_all,
+    compiler_version,
+    table_text,
+)
 from allegro_sim.tools.gpu_report import Expected
-from allegro_sim.tools.gpu_report_device import CEILINGS_OPTIONS, CEILINGS_SOURCE
+from allegro_sim.tools.gpu_report_device import CEILINGS_OPTIONS, CEILINGS_SOURCE, use_tests
 
-ROOT = Path(__file__).resolve().parent.parent
-ZOO = "zoo/"
+ZOO, LEGACY_ZOO = "zoo/", "legacy-zoo/"
 """Prefix of the small models of tests/data/golden."""
 
 UPSTREAM_MEDIUM = {
@@ -77,11 +88,14 @@ class Prepared:
 
     def model(self, name: str) -> AllegroModel:
         """A benchmark model, or a small one of the tests."""
-        if not name.startswith(ZOO):
+        if not name.startswith((ZOO, LEGACY_ZOO)):
             return benchmark_model(name)
-        _use_tests()
+        use_tests()
         from support.golden import golden_model
+        from support.legacy import legacy_model
 
+        if name.startswith(LEGACY_ZOO):
+            return legacy_model(name.removeprefix(LEGACY_ZOO))
         return golden_model(name.removeprefix(ZOO))
 
     def expected(self) -> dict[str, Expected]:
@@ -94,7 +108,8 @@ class Prepared:
             found[path.stem] = Expected(
                 str(fields["model"]),
                 structure,
-                *(fields[name] for name in ("energies", "forces", "rounded_energies", "rounded_forces")),
+                *(fields[name] for name in ("energies", "forces")),
+                *(fields.get(name) for name in ("rounded_energies", "rounded_forces")),
                 float(fields["spread"]),
             )
         return found
@@ -105,12 +120,12 @@ def prepare(folder: Path, architectures: list[str], upstream_python: str | None,
     cubins, expected = folder / "cubins", folder / "expected"
     for path in (cubins, expected):
         path.mkdir(parents=True, exist_ok=True)
-    table = compile_all([f"{name}-{p}" for name in MODELS for p in PRECISIONS], architectures, cubins)
+    table = compile_all([*(f"{name}-{p}" for name in MODELS for p in PRECISIONS), SYSTEM, INDEX], architectures, cubins)
     (folder / "resources.json").write_text(table_text(table, compiler_version()))
     for architecture in architectures:
         code, _ = compile_module(CEILINGS_SOURCE, architecture, CEILINGS_OPTIONS)
         (folder / f"ceilings.{architecture}.cubin").write_bytes(code)
-    _use_tests()
+    use_tests()
     _expect_water(expected)
     _expect_zoo(expected, cubins, architectures)
     if upstream_python:
@@ -120,59 +135,71 @@ def prepare(folder: Path, architectures: list[str], upstream_python: str | None,
     )
 
 
-def _use_tests() -> None:
-    """tests/support holds the rounding reference and the small models."""
-    tests = str(ROOT / "tests")
-    if tests not in sys.path:
-        sys.path.insert(0, tests)
-
-
 def save(path: Path, name: str, model: AllegroModel, structure: tuple, exact: Any) -> None:
-    """Write exact results (with energies and forces), beside them those of the rounding reference of `mixed`."""
-    _use_tests()
+    """Write exact results (with energies and forces), beside them those of the rounding reference of `mixed`.
+
+    That reference is of the current generation alone.
+    """
+    use_tests()
     from support import mixed_reference as mixed
 
     positions, cell, pbc, types = structure
-    rounded, noisy = (mixed.evaluate_structure(model, *structure, way) for way in (mixed.MIXED, mixed.disturbed(0)))
-    spread = np.sqrt(np.sum((noisy.forces - rounded.forces) ** 2) / np.sum(exact.forces**2))
     arrays = {
         "model": np.array(name), "positions": positions, "pbc": pbc, "types": types,
-        "energies": exact.energies, "forces": exact.forces,
-        "rounded_energies": rounded.energies, "rounded_forces": rounded.forces,
-        "spread": np.array(spread),
+        "energies": exact.energies, "forces": exact.forces, "spread": np.array(0.0),
     }  # fmt: skip
+    if not model.is_legacy:
+        ways = (mixed.MIXED, mixed.disturbed(0))
+        rounded, noisy = (mixed.evaluate_structure(model, *structure, way) for way in ways)
+        spread = np.sqrt(np.sum((noisy.forces - rounded.forces) ** 2) / np.sum(exact.forces**2))
+        arrays |= {"rounded_energies": rounded.energies, "rounded_forces": rounded.forces, "spread": np.array(spread)}
     if cell is not None:
         arrays["cell"] = cell
     np.savez(path, allow_pickle=False, **arrays)
 
 
 def _expect_water(folder: Path) -> None:
-    from support import mixed_reference as mixed
-
     for name in MODELS:
+        if name == "many_types":
+            continue  # plain NumPy would take gigabytes for its 28,000 edges
         model = benchmark_model(name)
         positions, cell, types = water_box(192, model)
         structure = (positions, cell, np.ones(3, bool), types)
-        exact = mixed.evaluate_structure(model, *structure, mixed.EXACT)
+        exact = evaluate_structure(model, *structure)
         save(folder / f"{name}.npz", name, model, structure, exact)
 
 
 def _expect_zoo(folder: Path, cubins: Path, architectures: list[str]) -> None:
     from support.golden import MODELS as NAMES
     from support.golden import golden_model, golden_structure
+    from support.legacy import MODELS as LEGACY_NAMES
+    from support.legacy import legacy_model, legacy_structure
 
+    wanted: list[AllegroModel] = []
     for name in NAMES:
         model = golden_model(name)
-        # The kernels refuse legacy models, and pairs of options on a GPU again would cost minutes.
-        if model.generation != "current" or name.startswith("pairwise"):
-            continue
+        if name.startswith("pairwise"):
+            continue  # pairs of options on a GPU again would cost minutes
         golden = golden_structure(name, "triclinic")
         structure = (golden.positions, golden.cell, golden.pbc, golden.types)
         save(folder / f"zoo-{name}.npz", ZOO + name, model, structure, golden)
-        for precision in PRECISIONS:
-            for architecture in architectures:
-                file, compiled = compile_model(model, precision, architecture)
-                (cubins / file).write_bytes(compiled.cubin)
+        wanted.append(model)
+    for name in LEGACY_NAMES:
+        model, structure = legacy_model(name), legacy_structure(name, "triclinic")
+        exact = evaluate_structure(model, *structure)
+        save(folder / f"legacy-zoo-{name}.npz", LEGACY_ZOO + name, model, structure, exact)
+        wanted.append(model)
+
+    def keep(model: AllegroModel, precision: str, architecture: str) -> None:
+        layout = Layout(model, precision, matrix_units=capability_of(architecture) in MATRIX_UNITS)
+        path = cubins / module_name(layout.source, architecture)
+        if not path.exists():  # its name says what it was made from
+            path.write_bytes(compile_module(layout.source, architecture)[0])
+
+    jobs = [(model, precision, arch) for model in wanted for precision in PRECISIONS for arch in architectures]
+    with ThreadPoolExecutor(len(affinity())) as pool:
+        for _ in pool.map(lambda job: keep(*job), jobs):
+            pass
 
 
 def _upstream_models(folder: Path, python: str, bundled: Path | None) -> None:

@@ -17,6 +17,7 @@ from allegro_sim.model.self_check import SelfCheck, check_structures, compare, m
 from allegro_sim.model.weight_file import save_model
 from allegro_sim.tools.importing.build import Built, build_model
 from allegro_sim.tools.importing.legacy_source import LegacySource
+from allegro_sim.tools.importing.model_source import LIGHTNING, PACKAGE
 from allegro_sim.tools.importing.self_checks import upstream_self_checks
 from allegro_sim.tools.importing.source import Source, open_any
 from allegro_sim.tools.importing.summary import describe_model
@@ -114,7 +115,7 @@ def make_self_checks(
     """
     if python is None:
         return make_reference_self_checks(model)
-    if isinstance(source, LegacySource) or not source.kind.startswith(("Lightning", "nequip")):
+    if isinstance(source, LegacySource) or source.kind not in (LIGHTNING, PACKAGE):
         raise InputError(
             f"--upstream-python: upstream can rebuild a .ckpt or .nequip.zip in float64, but no {source_kind(source)}; "
             "leave the option out, the self-checks are then made by this project's reference"

@@ -5,7 +5,7 @@
 FOLDER holds upstream's legacy sources, unpacked beside each other: nequip-0.5.6, nequip-0.6.2, allegro-0.2 (the commit
 c56bc80 of January 2023) and allegro-0.3.0, and `extra` with the packages torch_runstats and torch_ema. PATH is an
 interpreter with PyTorch and e3nn; it runs this file again, once a model, with the sources the model needs. Each NAME
-stands for other options (`MODELS`); results are for three structures, in float64. A file NAME.npz holds the tensors by
+stands for other options (`MODELS`); results are for five structures, in float64. A file NAME.npz holds the tensors by
 their names in a state dict (below the network), the configuration as a text, and structures and results. The model
 `sc23_shape` is too large to keep: its weights are those of `large_weights`, and its file has only their shapes. The
 files are ours (MIT).
@@ -141,9 +141,9 @@ def large_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 
 
 def structures(num_types: int) -> dict[str, tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]]:
-    """Three structures: name -> positions (N, 3) Å, cell (3, 3) Å or None, pbc (3,), types (N,)."""
+    """Five structures: name -> positions (N, 3) Å, cell (3, 3) Å or None, pbc (3,), types (N,)."""
     made: dict[str, tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]] = {}
-    for name, count, periodic in (("triclinic", 10, True), ("cluster", 7, False)):
+    for name, count, periodic in (("triclinic", 10, True), ("cluster", 7, False), ("small_cell", 3, True)):
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         cell = (11.0 * count) ** (1 / 3) * np.array([[1.0, 0.0, 0.0], [0.2, 1.0, 0.0], [-0.15, 0.25, 1.0]])
         placed = np.empty((0, 3))
@@ -154,7 +154,9 @@ def structures(num_types: int) -> dict[str, tuple[np.ndarray, np.ndarray | None,
                 placed = np.vstack([placed, trial])
         types = rng.permutation(np.arange(count) % num_types)
         made[name] = placed @ cell, cell if periodic else None, np.full(3, periodic), types
-    made["pair"] = np.array([[0.0, 0.0, 0.0], [0.7, 0.9, -1.1]]), None, np.zeros(3, bool), np.arange(2) % num_types
+    pair = np.array([[0.0, 0.0, 0.0], [0.7, 0.9, -1.1]])
+    made["pair"] = pair, None, np.zeros(3, bool), np.arange(2) % num_types
+    made["isolated"] = np.vstack([pair, [[3.0, 25.0, 4.0]]]), None, np.zeros(3, bool), np.arange(3) % num_types
     return made
 
 

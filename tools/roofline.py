@@ -25,6 +25,7 @@ from pathlib import Path
 
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.tools.benchmark_models import MODELS, benchmark_model
+from allegro_sim.tools.roofline_legacy import legacy_works
 from allegro_sim.tools.roofline_mlps import mlp_works
 from allegro_sim.tools.roofline_shapes import KernelWork, Shape, Work, make_work
 
@@ -67,7 +68,10 @@ _LENGTHS, _RADIAL, _HARMONIC, _GRADIENT, _REPULSION = 60, 30, 8, 60, 250
 def kernel_works(model: AllegroModel, precision: str) -> list[KernelWork]:
     """Every kernel of an evaluation, in order; precision "double", "single" or "mixed"."""
     shape = Shape(model, precision)
-    kernels = [_index_count(), _index_scan(), _index_fill(), _geometry(shape)]
+    kernels = [_clear(), _index_count(), _index_scan(), _index_fill(), _geometry(shape)]
+    if model.is_legacy:
+        forward, backward = legacy_works(shape)
+        return [*kernels, *forward, _energies(shape), *backward, _forces(shape)]
 
     kernels += mlp_works(shape, "embedding", forward=True)
     for k in range(shape.layers):
@@ -85,10 +89,26 @@ def kernel_works(model: AllegroModel, precision: str) -> list[KernelWork]:
     return kernels
 
 
+def works_by_name(works: list[KernelWork]) -> dict[str, KernelWork]:
+    """Kernels that an evaluation launches more than once as one, with the work of all launches."""
+    found: dict[str, KernelWork] = {}
+    for work in works:
+        if work.name in found:
+            before = found[work.name]
+            edge, center = before.edge.plus(work.edge), before.center.plus(work.center)
+            work = KernelWork(work.name, edge, center, work.is_product)
+        found[work.name] = work
+    return found
+
+
 # Pairs of the skin list are tested twice an evaluation; for each edge within a cutoff of 4.5 Å there are about 1.8 of
 # them with a skin of 1 Å. Positions of neighbours are counted once an edge: a cache seldom holds them all.
 _SKIN_PAIRS = 1.8
 _ROW = 8.0 * 3 + 4.0 * 3 + 4.0  # position, image, type
+
+
+def _clear() -> KernelWork:
+    return KernelWork("clear_results", make_work(), make_work({}, {"forces": 24.0, "faults": 1.0}))
 
 
 def _index_count() -> KernelWork:
@@ -292,8 +312,11 @@ def _lines(result: dict) -> Iterator[str]:
         yield f"{name}: at most {values['atom_steps_per_second'] / 1e6:.2f} million atom-steps/s"
 
 
-EDGES_PER_CENTER = {"bundled": 38.2, "medium": 38.2, "degree3": 38.2, "sc23": 9.07}
-"""Of inputs/water/water-192.xyz within the models' cutoffs."""
+EDGES_PER_CENTER = {
+    "bundled": 38.2, "medium": 38.2, "degree3": 38.2, "sc23": 9.07, "sc23_legacy": 9.07,
+    "legacy": 38.2, "many_types": 143.7,
+}  # fmt: skip
+"""Of inputs/water/water-192.xyz within the models' cutoffs; 143.7: its density within 7 Å."""
 
 
 def main(argv: list[str] | None = None) -> int:

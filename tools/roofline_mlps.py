@@ -16,13 +16,65 @@ def mlp_works(shape: Shape, mlp: str, *, forward: bool) -> list[KernelWork]:
 
 def _ends(shape: Shape, mlp: str) -> tuple[dict[str, int], dict[str, int]]:
     """Columns of an MLP's input and output by array, padded: what its first product reads and its last one writes."""
-    if mlp == "embedding":
+    kind, _, number = mlp.partition("_")
+    k = int(number) if number else 0
+    if shape.model.is_legacy:
+        return _legacy_ends(shape, kind, k)
+    if kind == "embedding":
         return {"basis": shape.nb}, {"x": shape.sp, "env": shape.ne, "w": shape.nw}
-    if mlp == "readout":
+    if kind == "readout":
         return {"x": (shape.layers + 1) * shape.sp}, {}
-    k = int(mlp.removeprefix("latent_"))
     outputs = {"x": shape.sp} | ({"env": shape.ne} if k < shape.layers - 1 else {})
     return {"x": shape.up + (k + 1) * shape.sp}, outputs
+
+
+def _legacy_ends(shape: Shape, kind: str, k: int) -> tuple[dict[str, int], dict[str, int]]:
+    def place(n: int) -> int:
+        return shape.scalar_places[n if shape.collects else 0]
+
+    def given(n: int) -> dict[str, int]:
+        """What s_n is made of."""
+        return {f"latent_{n}": place(n)} if shape.apart else {"x": place(n)}
+
+    if kind == "embedding":
+        return {"basis": shape.nb}, given(0)
+    if kind == "readout":
+        return {"x": place(shape.layers)}, {}
+    if kind == "environment":
+        return {"x": place(k)}, {"env": shape.ne} | ({"w": shape.nw} if k == 0 else {})
+    scalars = sum(place(n) for n in shape.model.latent_inputs[k])
+    return {"x": shape.model.layers[k].num_invariants * shape.up + scalars}, given(k + 1)
+
+
+def _is_operand(shape: Shape, mlp: str) -> bool:
+    """Whether the scalar features that an MLP gives are rounded for their readers."""
+    if not shape.model.is_legacy:
+        return True
+    k = 0 if mlp == "embedding" else int(mlp.partition("_")[2]) + 1
+    readers = [shape.chains[f"latent_{n}"] for n in range(shape.layers) if k in shape.model.latent_inputs[n]]
+    readers.append(shape.chains["readout" if k == shape.layers else f"environment_{k}"])
+    return any(shape.rounds(reader, 0) for reader in readers)
+
+
+def _adds(shape: Shape, mlp: str) -> bool:
+    """Whether an MLP adds what it gives to the scalar features of before."""
+    return mlp.startswith("latent_") and shape.model.latent_update == "residual" and not shape.apart
+
+
+def _overwritten(shape: Shape, mlp: str) -> int:
+    """Columns of dx that an MLP's backward pass writes without adding to what stands there."""
+    kind, _, number = mlp.partition("_")
+    total = _ends(shape, mlp)[0]["x"]
+    if kind == "readout":
+        return total
+    if kind == "environment":
+        return 0
+    if shape.model.is_legacy:
+        last = int(number) == shape.layers - 1
+        if shape.model.latent_update == "replace" or (shape.collects and last):
+            return total
+        return shape.model.layers[int(number)].num_invariants * shape.up
+    return shape.up
 
 
 def _chain_operations(shape: Shape, chain: Chain, forward: bool) -> Work:
@@ -32,8 +84,11 @@ def _chain_operations(shape: Shape, chain: Chain, forward: bool) -> Work:
         rows, columns = linear.matrix.shape[-2:]
         if linear.matrix.ndim == 3:
             work.plain += 2.0 * rows * columns + (0.0 if forward else 2.0 * columns)
+            work.plain += 2.0 * columns * (shape.folded.separable is not None)
         elif shape.is_large(linear):
             work.products += 2.0 * rows * columns
+        elif shape.precision == "single":
+            work.double += 2.0 * rows * columns  # SUMS_OF_EIGHT
         else:
             work.plain += 2.0 * rows * columns
         if linear.activated:
@@ -44,7 +99,7 @@ def _chain_operations(shape: Shape, chain: Chain, forward: bool) -> Work:
 
 
 def _gradients(columns: dict[str, int]) -> dict[str, int]:
-    return {"d" + name: size for name, size in columns.items()}
+    return {"dlatent" if name.startswith("latent_") else "d" + name: size for name, size in columns.items()}
 
 
 def _fused(shape: Shape, mlp: str, chain: Chain, *, forward: bool) -> list[KernelWork]:
@@ -60,6 +115,8 @@ def _fused(shape: Shape, mlp: str, chain: Chain, *, forward: bool) -> list[Kerne
         work.written.update({name: size * real for name, size in outputs.items()} | slopes)
         if mlp == "embedding":
             work.read["pairs"] = 4.0
+        if _adds(shape, mlp):
+            work.read["x"] += outputs["x"] * real
         if mlp == "readout":
             work.written["edge_energies"] = 8.0
             work.double += 2.0 * len(shape.folded.energy_weights)
@@ -71,8 +128,8 @@ def _fused(shape: Shape, mlp: str, chain: Chain, *, forward: bool) -> list[Kerne
         elif mlp == "readout":
             work.read["pairs"] = 4.0
             work.written["dx"] = inputs["x"] * real
-        else:  # the gradients of s_0 .. s_k are added to, that of scal_k is overwritten
-            work.read["dx"] += (inputs["x"] - shape.up) * real
+        else:  # gradients of scalar features are added to, those of invariants are overwritten
+            work.read["dx"] += (inputs["x"] - _overwritten(shape, mlp)) * real
             work.written["dx"] = inputs["x"] * real
     return [KernelWork(f"{mlp}_{'forward' if forward else 'backward'}", work, Work())]
 
@@ -94,12 +151,15 @@ def _wide_forward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
         width = padded(linear.matrix.shape[-1])
         is_result = n == last and mlp != "readout"
         targets: list[Part] = list(outputs.items()) if is_result else [(f"hidden_{n % 2}", width)]
+        if is_result and _adds(shape, mlp):
+            targets = [("+x", outputs["x"])]
         if linear.matrix.ndim == 2:
             kernels.append(_wide_products(shape, f"{mlp}_product_{n}_forward", linear, sources, targets))
         name, rounds = f"{mlp}_forward_{n}", shape.rounds(chain, n + 1)
         if is_result:
-            if shape.precision == "mixed":
-                kernels.append(_elements(shape, f"{mlp}_forward_result", {"x": shape.sp}, {"x": shape.sp}))
+            if shape.precision == "mixed" and "x" in outputs and _is_operand(shape, mlp):
+                columns = {"x": shape.sp if not shape.model.is_legacy else outputs["x"]}
+                kernels.append(_elements(shape, f"{mlp}_forward_result", columns, columns))
         elif linear.matrix.ndim == 3 or linear.activated or n == last or rounds:
             read, written = {targets[0][0]: width}, {targets[0][0]: width}
             if linear.activated:
@@ -139,7 +199,8 @@ def _wide_backward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
         targets: list[Part] = [(f"hidden_{turn % 2}", width)]
         if n == 0:
             total = inputs["x"]
-            targets = [("dx", total)] if mlp == "readout" else [("dx", shape.up), ("+dx", total - shape.up)]
+            written = _overwritten(shape, mlp)
+            targets = [part for part in (("dx", written), ("+dx", total - written)) if part[1]]
         kernels.append(_wide_products(shape, f"{mlp}_product_{n}_backward", chain[n], gradients, targets))
         if n > dense[0]:
             before = chain[n - 1]
@@ -159,7 +220,7 @@ def _wide_backward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
         kernel.edge.read["pairs"], kernel.edge.written["radial_slope"] = 4.0, 8.0
         kernel.edge.plain = _chain_operations(shape, chain[:1], False).plain
         kernels.append(kernel)
-    elif shape.precision == "mixed":
+    elif shape.precision == "mixed" and not shape.model.is_legacy:
         kernels.append(_elements(shape, f"{mlp}_backward_result", {"dx": shape.sp}, {"dx": shape.sp}))
     return kernels
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from allegro_sim.model.description import AllegroModel, BesselEmbedding
+from allegro_sim.model.description import AllegroModel, SplineEmbedding
 from allegro_sim.model.irreps import total_dim
 from allegro_sim.potential.folding import Chain, Linear, contraction_list, fold_model
 
@@ -87,9 +87,16 @@ class Shape:
         self.nw = model.tensor_weight_irreps * self.up
         self.layers = model.num_layers
         radial = model.radial
-        self.nb = len(radial.frequencies) if isinstance(radial, BesselEmbedding) else radial.weights.shape[-1]
+        self.nb = radial.weights.shape[-1] if isinstance(radial, SplineEmbedding) else len(radial.basis_linear)
+        self.collects = not model.is_legacy or model.latent_update == "concatenate"
+        widths = model.scalar_widths if self.collects else (model.num_scalar_features,)
+        self.scalar_places = tuple(map(padded, widths))
         self.warps = max(1, -(-self.up // 32))
         self.folded = fold_model(model)
+        #: whether what latent MLPs give is kept apart from the scalar features
+        self.apart = not self.collects and (
+            model.latent_cutoff is not None or any(len(chain) < 2 for chain in self.folded.latents)
+        )
 
     def is_fused(self, mlp: str, chain: Chain) -> bool:
         """Whether an MLP's hidden features fit shared memory."""
@@ -100,7 +107,8 @@ class Shape:
     def chains(self) -> dict[str, Chain]:
         """The MLPs by name."""
         latents = {f"latent_{k}": chain for k, chain in enumerate(self.folded.latents)}
-        return {"embedding": self.folded.embedding, **latents, "readout": self.folded.readout}
+        latents |= {f"environment_{k}": chain for k, chain in enumerate(self.folded.environments)}
+        return {"embedding": self.folded.two_body_and_embedding, **latents, "readout": self.folded.readout}
 
     @property
     def fused(self) -> bool:

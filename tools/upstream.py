@@ -23,12 +23,14 @@ from nequip.train import NequIPLightningModule
 from nequip.utils.global_state import set_global_state
 from nequip.utils.versions import get_current_code_versions
 
-OLD = version("nequip").startswith("0.7.")
+VERSION = tuple(map(int, version("nequip").split(".")[:2]))
+OLD = VERSION < (0, 17)
 OLD_LOSS = {
     "_target_": "nequip.train.EnergyForceLoss",
     "per_atom_energy": True,
     "coeffs": {"total_energy": 1.0, "forces": 1.0},
-}  # nequip 0.7 builds no training module without one
+}  # older nequip builds no training module without one
+EDGES_OF_A_PASS = 1000
 CONSTANTS = ("w3j", "spline.lower", "spline.upper", "atomic_numbers")
 
 
@@ -84,7 +86,8 @@ def evaluate(model: torch.nn.Module, config: dict, types, positions, cell, pbc) 
     """Energy (), energies (N,), forces (N, 3), virial (3, 3) = -dE/dstrain; eV, Å.
 
     Edges are listed within r_max; those beyond their own cutoff contribute zero. The strain is applied to positions and
-    cell by hand, so that structures without a cell have a virial too.
+    cell by hand, so that structures without a cell have a virial too. The energy of a centre depends on its own edges
+    alone: a structure of many edges is evaluated in passes of whole centres, which keeps large models in memory.
     """
     while config["_target_"] == "nequip.model.modify":
         config = config["model"]
@@ -101,16 +104,35 @@ def evaluate(model: torch.nn.Module, config: dict, types, positions, cell, pbc) 
             r_max=float(config["r_max"]), per_edge_type_cutoff=table, type_names=config["type_names"]
         )
         data = transform(data)
+    energy_model = model.model.func if hasattr(model.model, "func") else model.model
+    centers = data[AtomicDataDict.EDGE_INDEX_KEY][0]
+    passes = (torch.cumsum(torch.bincount(centers, minlength=len(types)), 0) - 1) // EDGES_OF_A_PASS
+    if passes.max() <= 0:
+        return differentiate(energy_model, data, slice(None))
+    parts = []
+    for number in passes.unique():
+        part = dict(data)
+        for field in (AtomicDataDict.EDGE_INDEX_KEY, AtomicDataDict.EDGE_CELL_SHIFT_KEY):
+            if field in data:
+                chosen = torch.isin(centers, torch.nonzero(passes == number))
+                part[field] = data[field][:, chosen] if field == AtomicDataDict.EDGE_INDEX_KEY else data[field][chosen]
+        parts.append(differentiate(energy_model, part, passes == number))
+    summed = {name: np.sum([part[name] for part in parts], axis=0) for name in ("energy", "forces", "virial")}
+    return {**summed, "energies": np.concatenate([part["energies"] for part in parts])}
+
+
+def differentiate(energy_model: torch.nn.Module, data: dict, chosen) -> dict[str, np.ndarray]:
+    """Energies of the chosen atoms, and the derivatives of their sum."""
+    data = dict(data)
     strain = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
     deformation = torch.eye(3, dtype=torch.float64) + 0.5 * (strain + strain.T)
     plain = data[AtomicDataDict.POSITIONS_KEY].clone().requires_grad_(True)
     data[AtomicDataDict.POSITIONS_KEY] = plain @ deformation
-    if cell is not None:
+    if AtomicDataDict.CELL_KEY in data:
         data[AtomicDataDict.CELL_KEY] = data[AtomicDataDict.CELL_KEY] @ deformation
-    energy_model = model.model.func if hasattr(model.model, "func") else model.model
     result = energy_model(data)
-    energy = result[AtomicDataDict.TOTAL_ENERGY_KEY].sum()
-    energies = result[AtomicDataDict.PER_ATOM_ENERGY_KEY].reshape(-1)
+    energies = result[AtomicDataDict.PER_ATOM_ENERGY_KEY].reshape(-1)[chosen]
+    energy = energies.sum()
     gradient, strain_gradient = None, None
     if energy.requires_grad:
         gradient, strain_gradient = torch.autograd.grad(energy, [plain, strain], allow_unused=True)
@@ -213,7 +235,7 @@ def run_package(job: dict) -> None:
     with torch.package.PackageExporter(job["output"]) as package:
         package.extern("**")
         package.save_text("model", "config.yaml", yaml.dump({"training_module": {"model": job["config"]}}))
-        if OLD:
+        if VERSION < (0, 8):
             package.save_text("model", "versions.txt", versions)
         else:
             metadata = {"package_version_id": 1, "versions": get_current_code_versions(verbose=False)}

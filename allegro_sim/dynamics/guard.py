@@ -108,6 +108,10 @@ class Guard:
             self._before = np.empty((system.capacity, 3))
         self._before[: system.num_owned] = system.positions[: system.num_owned]
 
+    def recall(self, positions: np.ndarray) -> None:
+        """As `remember`, with positions (num_owned, 3) from elsewhere."""
+        self._before = positions
+
     def look(self, system: System, neighbors: NeighborList) -> None:
         """Compare forces, once they are complete, and the distances they belong to; what has no limit costs nothing."""
         if self.limits.force is not None:

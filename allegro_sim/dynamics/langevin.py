@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
-from allegro_sim.dynamics.observables import KineticSums, kinetic_sums
+from allegro_sim.dynamics.observables import KineticSums, kinetic_sums, with_bath
 from allegro_sim.dynamics.velocity_verlet import half_kick_factors
 from allegro_sim.kernels.cpu.fixed_point import words_to_integer
 from allegro_sim.kernels.cpu.integrate import kick, langevin_drift
@@ -33,6 +32,7 @@ class Langevin:
     """
 
     conserves_momentum = False
+    has_bath = True
 
     def __init__(
         self, timestep_fs: float, masses: np.ndarray, temperature_K: float, friction_per_ps: float, seed: int
@@ -80,9 +80,16 @@ class Langevin:
         """Kinetic energy and momentum of this rank's atoms, between B and O where the last step measured them."""
         whole = kinetic_sums(system)
         taken = whole if self._measured is None else self._measured
-        return replace(
-            taken,
-            good=taken.good and whole.good and self._heat_good,
-            beside=whole.total - taken.total - self.heat,
-            heat=self.heat,
-        )
+        return with_bath(self, taken, whole, self.heat, self._heat_good)
+
+    @property
+    def device_drift(self) -> tuple[str, tuple[str | np.generic, ...]]:
+        """See `Integrator`."""
+        numbers = (np.float64(0.5 * self.timestep_fs), np.float64(self._decay), np.float64(KINETIC))
+        arrays = ("heat", "positions", "velocities", "types", "ids", "noises", "masses")
+        return "langevin_drift", (*arrays, *numbers, np.int64(self.seed))
+
+    @property
+    def tables(self) -> dict[str, np.ndarray]:
+        """See `Integrator`."""
+        return {"factors": self._factors, "noises": self._noises, "masses": self._masses}

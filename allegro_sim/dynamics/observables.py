@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
+from allegro_sim.cell import Cell
 from allegro_sim.kernels.cpu import integrate
 from allegro_sim.kernels.cpu.fixed_point import (
     LOW_SCALE,
@@ -43,11 +44,34 @@ class KineticSums:
         return words_to_integer(self.energy_words.sum(axis=0))
 
 
+@dataclass(frozen=True)
+class RankSums:
+    """One rank's share of the observables, as integers."""
+
+    faults: int  # energies, forces or velocities that were not finite or out of range
+    energy_words: np.ndarray  # (2,) potential energy, eV
+    virial_words: np.ndarray  # (9, 2) eV
+    kinetic: KineticSums
+
+
 class Integrator(Protocol):
-    """What the loop needs of an integrator."""
+    """What the loop needs of an integrator.
+
+    device_drift, tables : what a GPU does between the two kicks, as data: a kernel of kernels/numba_cuda/atoms.py, the
+        arrays and numbers it takes after the control words, and the tables by type among them (and "factors", of the
+        kicks)
+    has_bath : whether heat is exchanged, and kinetic energy measured between kick and noise
+    """
 
     conserves_momentum: bool
+    has_bath: bool
     heat: int
+
+    @property
+    def device_drift(self) -> tuple[str, tuple[str | np.generic, ...]]: ...
+
+    @property
+    def tables(self) -> dict[str, np.ndarray]: ...
 
     def first_half(self, system: System, step: int, *, measure: bool = False) -> None: ...
 
@@ -191,23 +215,39 @@ def temperature_of(kinetic: float, freedom: int) -> float:
     return 2.0 * kinetic / (freedom * BOLTZMANN)
 
 
-def measure(system: System, comm: Comm, kinetic: KineticSums, freedom: int) -> Observables:
-    """Observables of the whole system; the potential must have been computed with its virial."""
+def with_bath(integrator: Integrator, taken: KineticSums, whole: KineticSums, heat: int, good: bool) -> KineticSums:
+    """Kinetic sums as they are reported, and what the conserved quantity has beside them.
+
+    taken, whole: between kick and noise, and at whole steps; heat: of this rank's bath so far, 2^-44 eV; good: whether
+    every term of it was.
+    """
+    beside = whole.total - taken.total - heat if integrator.has_bath else 0
+    return replace(taken, good=taken.good and whole.good and good, beside=beside, heat=heat)
+
+
+def rank_sums(system: System, kinetic: KineticSums) -> RankSums:
+    """One rank's share, from arrays of the host; the potential must have been computed with its virial."""
     energy_words = np.zeros((1, 2), np.int64)
-    good = sum_columns(energy_words, system.energies[: system.num_owned, None]) and kinetic.good
-    fault = np.array([[len(system.bad_centres) + (not good), 0]], np.int64)
+    good = sum_columns(energy_words, system.energies[: system.num_owned, None])
+    return RankSums(len(system.bad_centres) + (not good), energy_words[0], system.virial_words, kinetic)
+
+
+def measure(own: RankSums, cell: Cell, comm: Comm, freedom: int) -> Observables:
+    """Observables of the whole system, from each rank's share (collective)."""
+    kinetic = own.kinetic
+    fault, energy_words = np.array([[own.faults + (not kinetic.good), 0]], np.int64), own.energy_words[None]
     bath = np.stack([integer_to_words(kinetic.beside), integer_to_words(kinetic.heat)])
-    own = np.concatenate([fault, energy_words, system.virial_words, kinetic.momentum_words, bath, kinetic.energy_words])
-    reduced = comm.allreduce_sum(own)
+    words = np.concatenate([fault, energy_words, own.virial_words, kinetic.momentum_words, bath, kinetic.energy_words])
+    reduced = comm.allreduce_sum(words)
     values = words_to_float(reduced)
     virial = values[2:11].reshape(3, 3)
     beside, heat = words_to_integer(reduced[14]), words_to_integer(reduced[15])
     by_type = values[16:]
     total_kinetic = float(by_type.sum())
     pressure = None
-    if system.cell.fully_periodic:
+    if cell.fully_periodic:
         # P = 2K/(3V) - tr(stress)/3 with stress = -W/V.
-        pressure = (2.0 * total_kinetic + float(np.trace(virial))) / (3.0 * system.cell.volume) * BAR
+        pressure = (2.0 * total_kinetic + float(np.trace(virial))) / (3.0 * cell.volume) * BAR
     potential = float(values[1])
     return Observables(
         potential=potential,

@@ -10,7 +10,7 @@ import numpy as np
 from allegro_sim.cell import Cell
 from allegro_sim.dynamics.guard import Guard, Limits
 from allegro_sim.dynamics.langevin import Langevin
-from allegro_sim.dynamics.observables import measure
+from allegro_sim.dynamics.observables import measure, rank_sums
 from allegro_sim.dynamics.velocities import draw_velocities
 from allegro_sim.dynamics.velocity_verlet import VelocityVerlet
 from allegro_sim.model.description import AllegroModel
@@ -56,4 +56,4 @@ class Rehearsal:
             integrator.first_half(system, 0, measure=True)
             guard.broken(system)
             integrator.second_half(system)
-            measure(system, comm, integrator.kinetic_sums(system), 3)
+            measure(rank_sums(system, integrator.kinetic_sums(system)), system.cell, comm, 3)

@@ -20,6 +20,7 @@ class VelocityVerlet:
     """Constant energy: v += a dt/2, x += v dt, forces, v += a dt/2. Conserves total momentum."""
 
     conserves_momentum = True
+    has_bath = False
     heat = 0
     """There is no bath."""
 
@@ -39,3 +40,13 @@ class VelocityVerlet:
     def kinetic_sums(self, system: System) -> KineticSums:
         """Kinetic energy and momentum of this rank's atoms, from the velocities at whole steps."""
         return kinetic_sums(system)
+
+    @property
+    def device_drift(self) -> tuple[str, tuple[str | np.generic, ...]]:
+        """See `Integrator`."""
+        return "drift", ("positions", "velocities", np.float64(self.timestep_fs))
+
+    @property
+    def tables(self) -> dict[str, np.ndarray]:
+        """See `Integrator`."""
+        return {"factors": self._factors}

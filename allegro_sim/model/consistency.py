@@ -138,8 +138,8 @@ def _wrong_stage(model: AllegroModel) -> str | None:
         if model.scalar_widths[-1] != model.num_scalar_features:
             return f"'layers/{model.num_layers - 1}/latent' gives {model.scalar_widths[-1]} scalar features"
     else:
-        if model.so3 or not model.self_edge or model.latent_update != "concatenate":
-            return "so3, self_edge and latent_update are options of the legacy generation"
+        if not model.self_edge or model.latent_update != "concatenate":
+            return "self_edge and latent_update are options of the legacy generation"
         if model.latent_cutoff is not None or model.edge_scales is not None:
             return "'latent_cutoff' and 'edge_scales' are stages of the legacy generation"
     for k, layer in enumerate(model.layers):

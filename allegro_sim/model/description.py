@@ -5,10 +5,10 @@ This is what the importer makes, the HDF5 weight file stores, and every potentia
 l degree. Widths: S scalar features, U tensor channels, D two-body embedding, nt types, P paths of a layer,
 nir = l_max + 1 irreps of the harmonics.
 
-One class describes both generations: the stages are the same, and a model says of each how it is made. Fields with a
-default are stages that the current generation (nequip-allegro since 0.5) does not have, at the value that means so; a
-model of the legacy generation (allegro 0.2 and 0.3) sets them, and `Layer.environment_mlp` stands where the current one
-has `tensor_linear` and `first_projection`. In order, for an edge z = (i, j):
+One class describes both generations: the stages are the same, and a model says of each how it is made. Fields from
+`self_edge` on are stages that the current generation (nequip-allegro since 0.4) does not have, at the value that means
+so; a model of the legacy generation (allegro 0.2 and 0.3) sets them, and `Layer.environment_mlp` stands where the
+current one has `tensor_linear` and `first_projection`. In order, for an edge z = (i, j):
 
     s_0 = u_0 MLP_embed(radial);   w, env_0 = MLP_env_0(s_0)                                   V_0 = w Y
     A_i = norm sum_z env_k Y, mixed by environment_mix;  without self_edge each z sees A_i less its own term

@@ -36,7 +36,7 @@ from allegro_sim.model.self_check import SelfCheck
 
 FORMAT = "allegro-sim-model"
 FORMAT_VERSION = 2
-"""2 added the stages of the legacy generation; models of the current one are written as version 1 still."""
+"""2 added the stages of the legacy generation and `so3`; those of the current one without it are version 1."""
 
 _HYPERPARAMETERS: dict[str, type] = {
     "generation": str,
@@ -48,7 +48,7 @@ _HYPERPARAMETERS: dict[str, type] = {
     "individual_irreps": bool,
     "trained_dtype": str,
 }
-_LEGACY_HYPERPARAMETERS: dict[str, type] = {"so3": bool, "self_edge": bool, "latent_update": str}
+_LEGACY_HYPERPARAMETERS: dict[str, type] = {"self_edge": bool, "latent_update": str}
 _LEGACY_ARRAYS = ("latent_factors", "edge_scales")
 _LEGACY_LAYER_ARRAYS = ("environment_mix", "mix_in", "mix_out")
 _NOT_WEIGHTS = (
@@ -172,7 +172,9 @@ def count_weights(model: AllegroModel) -> int:
 
 def _write_model(file: h5py.File, model: AllegroModel) -> None:
     write_attribute(file, "format", FORMAT)
-    write_attribute(file, "format_version", FORMAT_VERSION if model.is_legacy else 1)
+    write_attribute(file, "format_version", FORMAT_VERSION if model.is_legacy or model.so3 else 1)
+    if model.is_legacy or model.so3:
+        write_attribute(file, "so3", model.so3)
     for name in (*_HYPERPARAMETERS, *(_LEGACY_HYPERPARAMETERS if model.is_legacy else ())):
         write_attribute(file, name, getattr(model, name))
     write_texts(file, "types/names", model.type_names)
@@ -248,6 +250,8 @@ def _read_model(reader: FieldReader) -> AllegroModel:
     hyperparameters = {name: reader.attribute(name, kind) for name, kind in _HYPERPARAMETERS.items()}
     num_layers = hyperparameters.pop("num_layers")
     legacy = hyperparameters["generation"] == "legacy"
+    if reader.attribute("format_version", int) > 1:
+        hyperparameters["so3"] = reader.attribute("so3", bool)
     if legacy:
         hyperparameters.update(_read_legacy_stages(reader))
     embed_mlp = _read_mlp(reader.group("embed_mlp"))

@@ -136,6 +136,10 @@ class Outputs:
         )
         return Due(trajectory and self._every[0] > 0, thermo or step == 0, checkpoint or step == 0)
 
+    def next_due(self, step: int) -> int:
+        """The first step after `step` at which something is written; at the latest the last of the run."""
+        return min([self.last_step, *((step // every + 1) * every for every in self._every if every > 0)])
+
     def overdue(self) -> bool:
         """Whether the last checkpoint is too old by wall time; rank 0 alone knows, the others answer no."""
         waited = monotonic() - self._last_checkpoint

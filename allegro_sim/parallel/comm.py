@@ -63,6 +63,20 @@ class SerialComm:
         """Send `counts[r]` rows to each rank r, from `rows` (n, ...) sorted by r; returns those received, by rank."""
         return np.array(rows)
 
+    def alltoall(self, counts: np.ndarray) -> np.ndarray:
+        """What every rank has in `counts` (ranks,) for this rank, int64 (ranks,)."""
+        return np.array(counts, np.int64)
+
+    def exchange(
+        self, send: np.ndarray, send_counts: np.ndarray, receive: np.ndarray, receive_counts: np.ndarray
+    ) -> None:
+        """Send rows to, and receive rows from, those ranks where there are any (overwrites `receive`).
+
+        send, receive: (n, ...), C-contiguous, rows sorted by rank; counts: int64 (ranks,), how many go to, or come
+        from, each rank; this rank's own among them.
+        """
+        receive[...] = send
+
     def send_recv(
         self, rows: np.ndarray, dest: int | None, source: int | None, out: np.ndarray | None = None
     ) -> np.ndarray:
@@ -145,12 +159,34 @@ class MpiComm(SerialComm):
     def alltoallv(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
         rows = np.ascontiguousarray(rows)
         sent = np.ascontiguousarray(counts, dtype=np.int64)
-        received = np.empty_like(sent)
-        self._comm.Alltoall(sent, received)
+        received = self.alltoall(sent)
         width = int(np.prod(rows.shape[1:], dtype=np.int64))
         result = np.empty((int(received.sum()), *rows.shape[1:]), rows.dtype)
         self._comm.Alltoallv([rows, (sent * width, None)], [result, (received * width, None)])
         return result
+
+    def alltoall(self, counts: np.ndarray) -> np.ndarray:
+        sent = np.ascontiguousarray(counts, dtype=np.int64)
+        received = np.empty_like(sent)
+        self._comm.Alltoall(sent, received)
+        return received
+
+    def exchange(
+        self, send: np.ndarray, send_counts: np.ndarray, receive: np.ndarray, receive_counts: np.ndarray
+    ) -> None:
+        starts = [np.concatenate([[0], np.cumsum(counts)]) for counts in (send_counts, receive_counts)]
+        requests = []
+        # Only between ranks that have something for each other: messages grow with neighbours, not with ranks.
+        for rank in np.flatnonzero(receive_counts):
+            rows = receive[starts[1][rank] : starts[1][rank + 1]]
+            if rank != self.rank:
+                requests.append(self._comm.Irecv(rows, source=int(rank)))
+            else:
+                rows[...] = send[starts[0][rank] : starts[0][rank + 1]]
+        for rank in np.flatnonzero(send_counts):
+            if rank != self.rank:
+                requests.append(self._comm.Isend(send[starts[0][rank] : starts[0][rank + 1]], dest=int(rank)))
+        self._mpi.Request.Waitall(requests)
 
     def send_recv(
         self, rows: np.ndarray, dest: int | None, source: int | None, out: np.ndarray | None = None

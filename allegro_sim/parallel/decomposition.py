@@ -16,6 +16,8 @@ from allegro_sim.system import System
 HALO_MARGIN = 1.0e-5
 """Å added to the width of the halo, above the reach of the neighbour list: rounding cannot lose a neighbour."""
 
+NO_EXTREMES = np.concatenate([np.full(6, -np.inf), np.zeros(3)])
+
 
 class Decomposition:
     """Grid of bricks over the ranks.
@@ -50,10 +52,18 @@ class Decomposition:
         finite = np.isfinite(positions).all(axis=1)
         positions = positions if finite.all() else positions[finite]
         fractional = self.cell.fractional(positions)
-        low, high, far = np.full(3, -np.inf), np.full(3, -np.inf), np.zeros(3)
+        extremes = NO_EXTREMES
         if len(positions):
-            low, high, far = -fractional.min(axis=0), fractional.max(axis=0), np.abs(positions).max(axis=0)
-        extremes = self.comm.allreduce_max(np.concatenate([low, high, far]))
+            extremes = np.concatenate([-fractional.min(axis=0), fractional.max(axis=0), np.abs(positions).max(axis=0)])
+        self.fit(extremes)
+
+    def fit(self, extremes: np.ndarray) -> None:
+        """As `update_bounds`, from extremes of this rank's finite positions (collective).
+
+        extremes: float64 (9,), minus the smallest and the largest fractional coordinates, the largest |position| (Å);
+        NO_EXTREMES where there are no atoms.
+        """
+        extremes = self.comm.allreduce_max(extremes)
         anywhere = np.isfinite(extremes[:3])
         free = ~self.cell.pbc
         self.lower = np.where(free, np.where(anywhere, -extremes[:3], 0.0), 0.0)

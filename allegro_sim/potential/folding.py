@@ -81,6 +81,13 @@ class Folded:
     separable: SeparableTable | None = None
     environments: tuple[Chain, ...] = ()
 
+    @property
+    def two_body_and_embedding(self) -> Chain:
+        """`embedding`, in any case with a table first: of all pairs of types, or `separable.basis` (1, in, out)."""
+        if self.separable is None:
+            return self.embedding
+        return (Linear(self.separable.basis[None], False), *self.embedding)
+
 
 def pair_basis(radial: BesselEmbedding | SplineEmbedding) -> np.ndarray:
     """Linear map from radial basis to two-body features for each ordered pair of types: (nt * nt, num_basis, D)."""

@@ -1,6 +1,8 @@
 """Half-steps of the integrators, and the sums over atoms that observables are made of.
 
-Every statement acts on one atom alone, without fused multiply-add, or adds integers: the bits do not depend on ranks.
+What happens to one atom is a plain function, compiled for both back ends: here inside loops over atoms, and in
+`kernels/numba_cuda/atoms.py` for a thread per atom. Every statement acts on one atom alone, or adds integers: the bits
+do not depend on ranks.
 """
 
 from __future__ import annotations
@@ -9,7 +11,53 @@ import numpy as np
 
 from .compilation import kernel
 from .fixed_point import add_to_words
+from .inner import inner_kernel
 from .philox import PURPOSE_LANGEVIN, three_normals
+
+
+def kick_atom(velocities, forces, factor, i):
+    """v_i += factor F_i (accumulates). velocities: float64 (C, 3), Å/fs; forces: int64 (C, 3), fixed point."""
+    for c in range(3):
+        velocities[i, c] += factor * np.float64(forces[i, c])
+
+
+def drift_atom(positions, velocities, timestep, i):
+    """x_i += dt v_i (accumulates). positions: float64 (C, 3), Å; velocities: float64 (C, 3), Å/fs; timestep: fs."""
+    for c in range(3):
+        positions[i, c] += timestep * velocities[i, c]
+
+
+@kernel
+def kinetic_energy(x, y, z, mass, energy_unit):
+    """Of one atom with velocity (x, y, z), Å/fs, eV. energy_unit: eV per Da (Å/fs)²."""
+    return 0.5 * energy_unit * mass * ((x * x + y * y) + z * z)
+
+
+def langevin_atom(positions, velocities, half_timestep, decay, noise, mass, energy_unit, seed, step, atom, i):
+    """Half a drift, friction and noise v = decay v + noise R, half a drift, of row i (accumulates).
+
+    noise: Å/fs, of the atom's type; atom: its global id. Returns the heat: what friction and noise changed the kinetic
+    energy by, eV.
+    """
+    normals = three_normals(seed, step, atom, PURPOSE_LANGEVIN)
+    before = kinetic_energy(velocities[i, 0], velocities[i, 1], velocities[i, 2], mass, energy_unit)
+    for c in range(3):
+        positions[i, c] += half_timestep * velocities[i, c]
+        velocities[i, c] = decay * velocities[i, c] + noise * normals[c]
+        positions[i, c] += half_timestep * velocities[i, c]
+    return kinetic_energy(velocities[i, 0], velocities[i, 1], velocities[i, 2], mass, energy_unit) - before
+
+
+def moved_squared(before, after, i):
+    """|x_i - before_i|², Å²; not finite where one of them is not. before, after: float64 (C, 3)."""
+    x = after[i, 0] - before[i, 0]
+    y = after[i, 1] - before[i, 1]
+    z = after[i, 2] - before[i, 2]
+    return (x * x + y * y) + z * z
+
+
+_kick_atom, _drift_atom = inner_kernel(kick_atom), inner_kernel(drift_atom)
+_langevin_atom, _moved_squared = inner_kernel(langevin_atom), inner_kernel(moved_squared)
 
 
 @kernel
@@ -19,17 +67,14 @@ def kick(velocities, forces, types, factors, count):
     factors: float64 (nt,), Å/fs per fixed-point unit of force; the first `count` rows are moved.
     """
     for i in range(count):
-        factor = factors[types[i]]
-        for c in range(3):
-            velocities[i, c] += factor * np.float64(forces[i, c])
+        _kick_atom(velocities, forces, factors[types[i]], i)
 
 
 @kernel
 def drift(positions, velocities, timestep, count):
     """x += dt v (accumulates). positions: float64 (C, 3), Å; velocities: float64 (C, 3), Å/fs; timestep: fs."""
     for i in range(count):
-        for c in range(3):
-            positions[i, c] += timestep * velocities[i, c]
+        _drift_atom(positions, velocities, timestep, i)
 
 
 @kernel
@@ -46,23 +91,12 @@ def langevin_drift(
     heat_words[:] = 0
     good = True
     for i in range(count):
-        noise = noises[types[i]]
-        normals = three_normals(seed, step, ids[i], PURPOSE_LANGEVIN)
-        before = _kinetic_energy(velocities, i, masses[types[i]], energy_unit)
-        for c in range(3):
-            positions[i, c] += half_timestep * velocities[i, c]
-            velocities[i, c] = decay * velocities[i, c] + noise * normals[c]
-            positions[i, c] += half_timestep * velocities[i, c]
-        after = _kinetic_energy(velocities, i, masses[types[i]], energy_unit)
-        good = add_to_words(heat_words, after - before) and good
+        mass = masses[types[i]]
+        heat = _langevin_atom(
+            positions, velocities, half_timestep, decay, noises[types[i]], mass, energy_unit, seed, step, ids[i], i
+        )
+        good = add_to_words(heat_words, heat) and good
     return good
-
-
-@kernel
-def _kinetic_energy(velocities, i, mass, energy_unit):
-    """Of atom i, eV."""
-    x, y, z = velocities[i, 0], velocities[i, 1], velocities[i, 2]
-    return 0.5 * energy_unit * mass * ((x * x + y * y) + z * z)
 
 
 @kernel
@@ -77,7 +111,7 @@ def kinetic_sums(energy_words, momentum_words, velocities, types, masses, energy
     good = True
     for i in range(count):
         mass = masses[types[i]]
-        energy = _kinetic_energy(velocities, i, mass, energy_unit)
+        energy = kinetic_energy(velocities[i, 0], velocities[i, 1], velocities[i, 2], mass, energy_unit)
         good = add_to_words(energy_words[types[i]], energy) and good
         for c in range(3):
             good = add_to_words(momentum_words[c], mass * velocities[i, c]) and good
@@ -89,9 +123,6 @@ def count_far_moves(before, after, limit, count):
     """Number of atoms farther than `limit` (Å) from where they were, or at no finite place. before, after: (C, 3)."""
     far = 0
     for i in range(count):
-        x = after[i, 0] - before[i, 0]
-        y = after[i, 1] - before[i, 1]
-        z = after[i, 2] - before[i, 2]
-        if not ((x * x + y * y) + z * z <= limit * limit):
+        if not (_moved_squared(before, after, i) <= limit * limit):
             far += 1
     return far

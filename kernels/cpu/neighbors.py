@@ -8,6 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from .compilation import kernel
+from .inner import inner_kernel
+from .integrate import moved_squared
+
+_moved_squared = inner_kernel(moved_squared)
 
 BIN_BITS = 21
 """Bits of a bin key for each axis."""
@@ -186,12 +190,8 @@ def largest_displacement_squared(positions, reference, count):
     """
     largest = 0.0
     for row in range(count):
-        total = 0.0
-        for c in range(3):
-            step = positions[row, c] - reference[row, c]
-            total += step * step
-        if not np.isfinite(total):
+        moved = _moved_squared(reference, positions, row)
+        if not np.isfinite(moved):
             return np.inf
-        if total > largest:
-            largest = total
+        largest = max(largest, moved)
     return largest

@@ -3,26 +3,7 @@
 // LANES threads a centre, one a channel u, all numbers of a channel in registers; nothing is shared but the sums over
 // channels for dE/dY. Sums over a centre's edges run in their order. The products within a centre are generated text
 // (allegro_sim/potential/cuda/contractions.py), struct Contraction<k>, which stands between channel.cuh and this file.
-#include "channel.cuh"
-
-// Which centre and channel a thread has, and the centre's edges begin .. end.
-struct CenterPlace {
-  int center, channel, begin, end;
-  bool exists;  // false beyond the last channel or the last centre: the numbers are then those of another place
-};
-
-DEVICE CenterPlace place_of_thread(const int* __restrict__ first, const int* __restrict__ chunk_centers, int chunk) {
-  const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-  const long long center = thread / LANES;
-  const int channel = (int)(thread % LANES), centers = chunk_size(chunk_centers, chunk);
-  CenterPlace place;
-  place.exists = center < centers && channel < UP;
-  place.center = center < centers ? (int)center : 0;
-  place.channel = channel < UP ? channel : 0;
-  place.begin = center < centers ? first[place.center] : 0;
-  place.end = center < centers ? first[place.center + 1] : 0;
-  return place;
-}
+#include "environment.cuh"
 
 // Most edges of any centre of this warp: all its lanes go round the edges together.
 DEVICE int longest_of_warp(int count) {
@@ -52,18 +33,8 @@ template <int LAYER, bool ROUND_SCAL> DEVICE void forward_of_center(
   const REAL* const own_env = env + (long long)LAYER * capacity * NE + u;
 
   REAL environment[M];
-  zero_channel(environment);
-#pragma unroll 2
-  for (int z = place.begin; z < place.end; ++z) {
-    REAL weights[ENV_SLOTS], Y[MP];
-    load_slots(weights, row_of(own_env, z, NE));
-    load_harmonics(Y, harmonics, z);
-#pragma unroll
-    for (int m = 0; m < M; ++m) environment[m] = multiply_add(weights[slot_of(m, ENV_SLOTS)], Y[m], environment[m]);
-  }
-  const REAL norm = environment_norms[types[chunk_centers[chunk] + place.center]];
-#pragma unroll
-  for (int m = 0; m < M; ++m) environment[m] *= norm;
+  sum_environment(
+      environment, own_env, harmonics, place, environment_norms[types[chunk_centers[chunk] + place.center]]);
 
   const long long layer_size = (long long)max_centers * M * UP;
   REAL* const own_A = row_of(A, place.center, M * UP) + u;

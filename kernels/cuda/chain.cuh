@@ -189,11 +189,6 @@ template <class Chain, class Rows, class Epilogue> struct ChainRun {
 // Whether the numbers that product P reads must be TF32 numbers when they are written.
 template <class Chain, int P> DEVICE constexpr bool reads_tf32() { return Chain::METHOD[P] == MATRIX_TF32; }
 
-template <bool ROUND> DEVICE REAL2 rounded_if(REAL2 pair) {
-  if constexpr (ROUND) return pair_of(round_operand(pair.x), round_operand(pair.y));
-  return pair;
-}
-
 // value f(x) of both numbers; slopes f'(x) are stored at `slopes`. The identity stores none.
 template <int FUNCTION> DEVICE REAL2 activate_pair(REAL2 pair, REAL* slopes) {
   if constexpr (FUNCTION != IDENTITY) {

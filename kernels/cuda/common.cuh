@@ -19,7 +19,7 @@ typedef float2 REAL2;
 #endif
 
 // How a product is made (product.cuh), and what follows it (activations.cuh).
-enum Method { MULTIPLY_ADD, MATRIX_TF32, ROUNDING_TF32, SPLIT_TF32, MATRIX_F64 };
+enum Method { MULTIPLY_ADD, SUMS_OF_EIGHT, MATRIX_TF32, ROUNDING_TF32, SPLIT_TF32, MATRIX_F64 };
 enum Activation { IDENTITY, SILU, MISH, GELU, SSP, TANH, SIGMOID, SOFTPLUS };
 
 #define DEVICE __device__ __forceinline__
@@ -60,6 +60,8 @@ DEVICE REAL2 pair_of(REAL first, REAL second) {
 DEVICE REAL2 load_pair(const REAL* address) { return *reinterpret_cast<const REAL2*>(address); }
 DEVICE void store_pair(REAL* address, REAL2 pair) { *reinterpret_cast<REAL2*>(address) = pair; }
 
+DEVICE REAL2 sum_of_pairs(REAL2 a, REAL2 b) { return pair_of(a.x + b.x, a.y + b.y); }
+
 DEVICE void load_wide(float (&numbers)[4], const float* address) {
   const float4 wide = *reinterpret_cast<const float4*>(address);
   numbers[0] = wide.x, numbers[1] = wide.y, numbers[2] = wide.z, numbers[3] = wide.w;
@@ -74,6 +76,20 @@ DEVICE void store_wide(float* address, const float (&numbers)[4]) {
 DEVICE void store_wide(double* address, const double (&numbers)[2]) {
   *reinterpret_cast<double2*>(address) = make_double2(numbers[0], numbers[1]);
 }
+
+// Numbers as they are, or rounded as operands.
+template <bool ROUND> DEVICE REAL2 rounded_if(REAL2 pair) {
+  if constexpr (ROUND) return pair_of(round_operand(pair.x), round_operand(pair.y));
+  return pair;
+}
+
+// Row of the seeds of the read-out's backward pass for an ordered pair of types: the type of the centre, or the pair.
+#ifndef SEED_PAIRS
+#define SEED_PAIRS 0
+#endif
+#ifdef NT
+DEVICE int seed_row(int pair) { return SEED_PAIRS ? pair : pair / NT; }
+#endif
 
 // a * b + c with one rounding, never left to the compiler's choice.
 DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }

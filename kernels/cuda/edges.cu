@@ -55,7 +55,8 @@ DEVICE void geometry_of_edge(
 
   const double d = sqrt(__dadd_rn(__dadd_rn(__dmul_rn(rx, rx), __dmul_rn(ry, ry)), __dmul_rn(rz, rz)));
   const double cutoff = cutoffs[pair], inverse_cutoff = 1.0 / cutoff, inverse = 1.0 / d;
-  radial_basis(d * inverse_cutoff, cutoff * inverse, frequencies, [&](int n, double value, double slope) {
+  const double* const own_frequencies = PAIR_FREQUENCIES ? frequencies + pair * BESSELS : frequencies;
+  radial_basis(d * inverse_cutoff, cutoff * inverse, own_frequencies, [&](int n, double value, double slope) {
     basis[n * rows + z] = (REAL)value;
     basis_slopes[n * rows + z] = (REAL)slope;
   });
@@ -200,14 +201,15 @@ DEVICE void forces_of_edge(
   if (real && !good) mark_fault(faults, status, i);
 }
 
-// A thread a centre. E_i = (shift + factor sum_z e_z) + repulsion, edges in order (overwrites energies and faults).
+// A thread a centre. E_i = (shift + factor sum_z e_z) + repulsion, edges in order (overwrites energies and faults, but
+// in a step that does not go on).
 DEVICE void energy_of_center(
     double* __restrict__ energies, unsigned char* __restrict__ faults, int* __restrict__ status,
-    const double* __restrict__ edge_energies, const double* __restrict__ pair_terms, const int* __restrict__ types,
+    const long long* __restrict__ control, const double* __restrict__ edge_energies, const double* __restrict__ pair_terms, const int* __restrict__ types,
     const double* __restrict__ energy_factors, const double* __restrict__ shifts, const int* __restrict__ first,
     const int* __restrict__ chunk_centers, int chunk, int capacity) {
   const int number = blockIdx.x * blockDim.x + threadIdx.x;
-  if (number >= chunk_size(chunk_centers, chunk)) return;
+  if (number >= chunk_size(chunk_centers, chunk) || control[CONTROL_FOUND] != 0) return;
   const int i = chunk_centers[chunk] + number, end = first[number + 1];
   double total = 0.0, repulsion = 0.0;
 #pragma unroll 4

@@ -1,13 +1,16 @@
-// The MLPs on tiles of edges, forward and backward: embedding, latents, read-out. One block computes one tile.
+// The MLPs on tiles of rows, forward and backward. One block computes one tile.
 //
-// Rows of x and dx: [scal or dscal | s_0 | s_1 | ... | s_L], UP + (L + 1) SP columns. An MLP reads and writes columns
-// in place; its hidden features stay in shared memory; what the backward pass needs of them are the slopes f' of the
+// An MLP begins with the two-body table (embedding) or rows of features, and ends in columns of features or in energies
+// (read-out). Its hidden features stay in shared memory; what the backward pass needs of them are the slopes f' of the
 // activations, kept in memory. Every number of an edge is computed from that edge's row alone, in an order that does
 // not depend on the row's place. Each MLP is a struct of constants written by mlp_header.py (`Mlp`, with the chains
-// Mlp::Forward and Mlp::Backward), and so are the entry points that call the functions below.
+// Mlp::Forward and Mlp::Backward), and so are the entry points that call the functions below, and the structs that know
+// where features stand (mlp_parts.py): `Rows` with at(z, k), `Columns` with store(z, column, pair), which overwrites
+// or accumulates and rounds operands as the MLP's parts say.
 #pragma once
 #include "activations.cuh"
 #include "chain.cuh"
+#include "two_body.cuh"
 
 // Slopes f'(x) of an MLP's activations, REAL (capacity, Mlp::WIDTH[n]) each; null after the identity.
 template <class Mlp> struct Slopes {
@@ -25,44 +28,18 @@ struct NoRows {
   DEVICE const REAL* at(int, int) const { return nullptr; }
 };
 
-// Columns FIRST .. of x.
-template <int FIRST> struct FeatureRows {
-  const REAL* x;
-  DEVICE const REAL* at(int z, int k) const { return row_of(x, z, LDX) + FIRST + k; }
-};
+// ---- Two-body features: y[z, c] = sum_n basis[n, z] T[pair of z, n, c], or with many types (SEPARABLE)
+// sum_n basis[n, z] W[n, c] C[t_i, c] N[t_j, c].
 
-// Gradients of a result: s columns FIRST .. FIRST + SP of dx, then denv (NE columns), then dw (NW columns).
-template <int FIRST> struct GradientRows {
-  const REAL *dx, *denv, *dw;
-  DEVICE const REAL* at(int z, int k) const {
-    if (k < SP) return row_of(dx, z, LDX) + FIRST + k;
-    if (k < SP + NE) return row_of(denv, z, NE) + (k - SP);
-    return row_of(dw, z, NW) + (k - SP - NE);
-  }
-};
-
-// Results of embedding and latents: s columns FIRST .. of x, then env, then w.
-template <int FIRST, bool ROUND> struct ResultColumns {
-  REAL *x, *env, *w;
-  DEVICE void store(int z, int column, REAL2 pair) const {
-    if (column < SP)
-      store_pair(row_of(x, z, LDX) + FIRST + column, rounded_if<ROUND>(pair));
-    else if (column < SP + NE)
-      store_pair(row_of(env, z, NE) + (column - SP), pair);
-    else
-      store_pair(row_of(w, z, NW) + (column - SP - NE), pair);
-  }
-};
-
-// ---- Two-body features: y[z, c] = sum_n basis[n, z] T[pair of z, n, c].
-
-// sums += the columns of eights FIRST .. of this thread's rows. offsets: where T of a row's pair of types begins.
+// sums <- the columns of eights FIRST .. of this thread's rows. offsets: where T of a row's pair of types begins, or the
+// pair itself.
 template <class Mlp, class Chain, int NJ>
-DEVICE void add_two_body(Sums<Place<Chain>::MI, NJ>& sums, const REAL* __restrict__ basis,
+DEVICE void two_body_sums(Sums<Place<Chain>::MI, NJ>& sums, const REAL* __restrict__ basis,
                          const REAL* __restrict__ two_body, const int (&offsets)[Place<Chain>::MI][2],
                          const Place<Chain>& place, int column, int capacity) {
   constexpr int MI = Place<Chain>::MI;
   const int start = blockIdx.x * Chain::TILE;
+  sums.clear();
 #pragma unroll 1
   for (int n = 0; n < NB; ++n) {
     REAL radial[MI][2];
@@ -77,10 +54,26 @@ DEVICE void add_two_body(Sums<Place<Chain>::MI, NJ>& sums, const REAL* __restric
       for (int i = 0; i < MI; ++i)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const REAL2 right = load_pair(two_body + offsets[i][half] + n * Mlp::TABLE_N + column + 8 * j);
+          const int table = Mlp::SEPARABLE ? 0 : offsets[i][half];
+          const REAL2 right = load_pair(two_body + table + n * Mlp::TABLE_N + column + 8 * j);
           REAL* sum = &sums.of[i][j][2 * half];
           sum[0] = multiply_add(radial[i][half], right.x, sum[0]);
           sum[1] = multiply_add(radial[i][half], right.y, sum[1]);
+        }
+    }
+  }
+  if constexpr (Mlp::SEPARABLE) {
+#pragma unroll
+    for (int j = 0; j < NJ; ++j) {
+      if (Mlp::TABLE_N % (8 * NJ * Chain::WARPS_N) != 0 && column + 8 * j >= Mlp::TABLE_N) continue;
+#pragma unroll
+      for (int i = 0; i < MI; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const REAL2 factor = type_factors<Mlp::TABLE_N>(two_body, offsets[i][half], column + 8 * j);
+          REAL* sum = &sums.of[i][j][2 * half];
+          sum[0] *= factor.x;
+          sum[1] *= factor.y;
         }
     }
   }
@@ -93,7 +86,7 @@ DEVICE void two_body_offsets(int (&offsets)[Place<Chain>::MI][2], const int* __r
   for (int i = 0; i < Place<Chain>::MI; ++i)
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      offsets[i][half] = pairs[blockIdx.x * Chain::TILE + place.row(i, half)] * (NB * Mlp::TABLE_N);
+      offsets[i][half] = pairs[blockIdx.x * Chain::TILE + place.row(i, half)] * (Mlp::SEPARABLE ? 1 : NB * Mlp::TABLE_N);
 }
 
 // part[row] += sum_c gradient[c] (sum_n basis_slopes[n, z] T[pair, n, c]): dE/dx from dE/dy. Eight columns at a time.
@@ -103,8 +96,7 @@ DEVICE void add_radial_slope(REAL (&part)[Place<Chain>::MI][2], int column,
                              const REAL* __restrict__ two_body, const int (&offsets)[Place<Chain>::MI][2],
                              const Place<Chain>& place, int capacity) {
   Sums<Place<Chain>::MI, 1> slopes;
-  slopes.clear();
-  add_two_body<Mlp, Chain, 1>(slopes, basis_slopes, two_body, offsets, place, column, capacity);
+  two_body_sums<Mlp, Chain, 1>(slopes, basis_slopes, two_body, offsets, place, column, capacity);
 #pragma unroll
   for (int i = 0; i < Place<Chain>::MI; ++i)
 #pragma unroll
@@ -116,7 +108,7 @@ DEVICE void add_radial_slope(REAL (&part)[Place<Chain>::MI][2], int column,
 
 // ---- Forward
 
-// What the forward passes of embedding and latents have in common: activations between products, results in columns.
+// What forward passes that end in features have in common: activations between products, results in columns.
 template <class Mlp, class Columns> struct ForwardEpilogue {
   using Chain = typename Mlp::Forward;
   const Slopes<Mlp>& slopes;
@@ -130,15 +122,14 @@ template <class Mlp, class Columns> struct ForwardEpilogue {
   DEVICE void last(int, int, int z, int column, REAL2 pair) const { columns.store(z, column, pair); }
 };
 
-// x[:, s_0], env, w <- the embedding MLP of basis and pairs (overwritten); slopes kept.
-template <class Mlp>
-DEVICE void embedding_tile_forward(REAL* x, REAL* env, REAL* w, const Slopes<Mlp>& slopes, const REAL* basis,
+// columns <- the embedding MLP of basis and pairs; slopes kept.
+template <class Mlp, class Columns>
+DEVICE void embedding_tile_forward(const Columns columns, const Slopes<Mlp>& slopes, const REAL* basis,
                                    const int* pairs, const REAL* two_body, const REAL* weights, int capacity,
                                    REAL* shared) {
   using Chain = typename Mlp::Forward;
-  using Columns = ResultColumns<UP, Mlp::ROUND_RESULT>;
   const Place<Chain> place;
-  ForwardEpilogue<Mlp, Columns> epilogue{slopes, {x, env, w}};
+  ForwardEpilogue<Mlp, Columns> epilogue{slopes, columns};
   ChainRun<Chain, NoRows, decltype(epilogue)> chain(place, NoRows(), epilogue, weights, shared);
   if constexpr (Chain::PRODUCTS > 0) chain.begin();
   int offsets[Place<Chain>::MI][2];
@@ -146,8 +137,7 @@ DEVICE void embedding_tile_forward(REAL* x, REAL* env, REAL* w, const Slopes<Mlp
 #pragma unroll 1
   for (int block = 0; block < Mlp::TABLE_BLOCKS; ++block) {
     Sums<Place<Chain>::MI, Mlp::TABLE_NJ> sums;
-    sums.clear();
-    add_two_body<Mlp, Chain, Mlp::TABLE_NJ>(sums, basis, two_body, offsets, place,
+    two_body_sums<Mlp, Chain, Mlp::TABLE_NJ>(sums, basis, two_body, offsets, place,
                                             place.column(block, Mlp::TABLE_NJ, 0), capacity);
     for_each_pair<Chain, Mlp::TABLE_NJ, Mlp::TABLE_N>(
         place, sums, block, [&](int, int, int row, int column, REAL2 pair) {
@@ -163,17 +153,14 @@ DEVICE void embedding_tile_forward(REAL* x, REAL* env, REAL* w, const Slopes<Mlp
   if constexpr (Chain::PRODUCTS > 0) chain.run();
 }
 
-// x[:, s_{k+1}], env_{k+1} <- latent MLP k of x[:, scal_k .. s_k] (overwritten); slopes kept. The last has no env.
-template <class Mlp>
-DEVICE void latent_tile_forward(REAL* x, REAL* env, const Slopes<Mlp>& slopes, const REAL* weights, int capacity,
-                                REAL* shared) {
+// columns <- the MLP of rows; slopes kept.
+template <class Mlp, class Columns, class Rows>
+DEVICE void rows_tile_forward(const Columns columns, const Slopes<Mlp>& slopes, const Rows rows, const REAL* weights,
+                              REAL* shared) {
   using Chain = typename Mlp::Forward;
-  using Columns = ResultColumns<UP + (Mlp::LAYER + 1) * SP, Mlp::ROUND_RESULT>;
   const Place<Chain> place;
-  const FeatureRows<0> rows{x};
-  if (env != nullptr) env += (long long)(Mlp::LAYER + 1) * capacity * NE;
-  ForwardEpilogue<Mlp, Columns> epilogue{slopes, {x, env, nullptr}};
-  ChainRun<Chain, FeatureRows<0>, decltype(epilogue)> chain(place, rows, epilogue, weights, shared);
+  ForwardEpilogue<Mlp, Columns> epilogue{slopes, columns};
+  ChainRun<Chain, Rows, decltype(epilogue)> chain(place, rows, epilogue, weights, shared);
   chain.begin();
   chain.run();
 }
@@ -214,15 +201,14 @@ DEVICE void load_rows(Sums<Place<Chain>::MI, NJ>& sums, const Rows& rows, const 
   }
 }
 
-// edge_energies[z] <- energy_weights . read-out MLP of x[:, s_0 .. s_L] (overwritten); slopes kept.
-template <class Mlp>
-DEVICE void readout_tile_forward(double* edge_energies, const Slopes<Mlp>& slopes, const REAL* x, const REAL* weights,
-                                 const double* energy_weights, REAL* shared) {
+// edge_energies[z] <- energy_weights . read-out MLP of rows (overwritten); slopes kept.
+template <class Mlp, class Rows>
+DEVICE void readout_tile_forward(double* edge_energies, const Slopes<Mlp>& slopes, const Rows rows,
+                                 const REAL* weights, const double* energy_weights, REAL* shared) {
   using Chain = typename Mlp::Forward;
   const Place<Chain> place;
-  const FeatureRows<UP> rows{x};
   EnergyEpilogue<Mlp> epilogue{slopes, energy_weights};
-  ChainRun<Chain, FeatureRows<UP>, EnergyEpilogue<Mlp>> chain(place, rows, epilogue, weights, shared);
+  ChainRun<Chain, Rows, EnergyEpilogue<Mlp>> chain(place, rows, epilogue, weights, shared);
   if constexpr (Chain::PRODUCTS > 0) {
     chain.begin();
     chain.run();
@@ -255,30 +241,27 @@ template <class Mlp> struct BackwardEpilogue {
   }
 };
 
-// dx[:, s_0 .. s_L] <- dE/d(features) of the read-out (overwritten). seeds (NT, columns): dE/d(last activation's
-// result) by type of the centre.
-template <class Mlp> struct ReadoutGradient : BackwardEpilogue<Mlp> {
-  REAL* dx;
-  DEVICE ReadoutGradient(const Slopes<Mlp>& slopes, REAL* dx) : BackwardEpilogue<Mlp>{slopes}, dx(dx) {}
-  DEVICE void last(int, int, int z, int column, REAL2 pair) const {
-    // s_L's gradient is complete, and is an operand next.
-    if (column >= LAYERS * SP) pair = rounded_if<Mlp::ROUND_GRADIENT>(pair);
-    store_pair(row_of(dx, z, LDX) + UP + column, pair);
-  }
+template <class Mlp, class Columns> struct GradientEpilogue : BackwardEpilogue<Mlp> {
+  const Columns columns;
+  DEVICE GradientEpilogue(const Slopes<Mlp>& slopes, const Columns columns)
+      : BackwardEpilogue<Mlp>{slopes}, columns(columns) {}
+  DEVICE void last(int, int, int z, int column, REAL2 pair) const { columns.store(z, column, pair); }
 };
 
-template <class Mlp>
-DEVICE void readout_tile_backward(REAL* dx, const Slopes<Mlp>& slopes, const REAL* seeds, const int* pairs,
+// columns <- dE/d(features) of the read-out. seeds (rows of the last width): dE/d(last activation's result) by type of
+// the centre, or by pair of types (SEED_PAIRS).
+template <class Mlp, class Columns>
+DEVICE void readout_tile_backward(const Columns columns, const Slopes<Mlp>& slopes, const REAL* seeds, const int* pairs,
                                   const REAL* weights, REAL* shared) {
   using Chain = typename Mlp::Backward;
   const Place<Chain> place;
-  ReadoutGradient<Mlp> epilogue(slopes, dx);
-  ChainRun<Chain, NoRows, ReadoutGradient<Mlp>> chain(place, NoRows(), epilogue, weights, shared);
+  GradientEpilogue<Mlp, Columns> epilogue(slopes, columns);
+  ChainRun<Chain, NoRows, decltype(epilogue)> chain(place, NoRows(), epilogue, weights, shared);
   constexpr int COLUMNS = Chain::PRODUCTS > 0 ? Chain::K[0] : Mlp::INPUT;
   if constexpr (Chain::PRODUCTS > 0) chain.begin();
   for (int n = threadIdx.x; n < Chain::TILE * (COLUMNS / 2); n += Place<Chain>::THREADS) {
     const int row = n / (COLUMNS / 2), column = n % (COLUMNS / 2) * 2, z = chain.start + row;
-    REAL2 pair = load_pair(seeds + pairs[z] / NT * COLUMNS + column);
+    REAL2 pair = load_pair(seeds + seed_row(pairs[z]) * COLUMNS + column);
     if constexpr (Chain::PRODUCTS > 0) {
       pair = slopes.template times<Mlp::ACTIVATIONS - 1>(z, column, pair);
       store_pair(shared + row * Chain::TILE_STRIDE + column, rounded_if<reads_tf32<Chain, 0>()>(pair));
@@ -289,31 +272,14 @@ DEVICE void readout_tile_backward(REAL* dx, const Slopes<Mlp>& slopes, const REA
   if constexpr (Chain::PRODUCTS > 0) chain.run();
 }
 
-template <class Mlp> struct LatentGradient : BackwardEpilogue<Mlp> {
-  REAL* dx;
-  DEVICE LatentGradient(const Slopes<Mlp>& slopes, REAL* dx) : BackwardEpilogue<Mlp>{slopes}, dx(dx) {}
-  DEVICE void last(int, int, int z, int column, REAL2 pair) const {
-    REAL* to = row_of(dx, z, LDX) + column;
-    if (column >= UP) {
-      const REAL2 before = load_pair(to);
-      pair = pair_of(before.x + pair.x, before.y + pair.y);
-      // s_k's gradient is complete, and is an operand next.
-      if (column >= UP + Mlp::LAYER * SP) pair = rounded_if<Mlp::ROUND_GRADIENT>(pair);
-    }
-    store_pair(to, pair);
-  }
-};
-
-// dx[:, dscal_k] <- (overwritten), dx[:, s_0 .. s_k] += dE/d(features) from dx[:, s_{k+1}] and denv = dE/d(env_{k+1}).
-template <class Mlp>
-DEVICE void latent_tile_backward(REAL* dx, const Slopes<Mlp>& slopes, const REAL* denv, const REAL* weights,
-                                 REAL* shared) {
+// columns <- dE/d(features) from rows = dE/d(result).
+template <class Mlp, class Columns, class Rows>
+DEVICE void rows_tile_backward(const Columns columns, const Slopes<Mlp>& slopes, const Rows rows, const REAL* weights,
+                               REAL* shared) {
   using Chain = typename Mlp::Backward;
-  using Rows = GradientRows<UP + (Mlp::LAYER + 1) * SP>;
   const Place<Chain> place;
-  const Rows rows{dx, denv, nullptr};
-  LatentGradient<Mlp> epilogue(slopes, dx);
-  ChainRun<Chain, Rows, LatentGradient<Mlp>> chain(place, rows, epilogue, weights, shared);
+  GradientEpilogue<Mlp, Columns> epilogue(slopes, columns);
+  ChainRun<Chain, Rows, decltype(epilogue)> chain(place, rows, epilogue, weights, shared);
   chain.begin();
   chain.run();
 }
@@ -344,15 +310,13 @@ template <class Mlp> struct RadialSlope : BackwardEpilogue<Mlp> {
   }
 };
 
-// radial_slope[z] <- dE/dx of the embedding (overwritten), from dx[:, s_0], denv = dE/d(env_0) and dw.
-template <class Mlp>
-DEVICE void embedding_tile_backward(double* radial_slope, const Slopes<Mlp>& slopes, const REAL* dx,
-                                    const REAL* denv, const REAL* dw, const REAL* basis_slopes, const int* pairs,
-                                    const REAL* two_body, const REAL* weights, int capacity, REAL* shared) {
+// radial_slope[z] <- dE/dx of the embedding (overwritten), from rows = dE/d(result).
+template <class Mlp, class Rows>
+DEVICE void embedding_tile_backward(double* radial_slope, const Slopes<Mlp>& slopes, const Rows rows,
+                                    const REAL* basis_slopes, const int* pairs, const REAL* two_body,
+                                    const REAL* weights, int capacity, REAL* shared) {
   using Chain = typename Mlp::Backward;
-  using Rows = GradientRows<UP>;
   const Place<Chain> place;
-  const Rows rows{dx, denv, dw};
   RadialSlope<Mlp> epilogue(slopes, basis_slopes, two_body, pairs, place, capacity);
   ChainRun<Chain, Rows, RadialSlope<Mlp>> chain(place, rows, epilogue, weights, shared);
   if constexpr (Chain::PRODUCTS > 0) {

@@ -6,6 +6,7 @@
 //     sums[2], sums[3]: row g + 8, the same columns.
 // The methods, chosen when compiling:
 //     MULTIPLY_ADD  REAL, one chain of fused multiply-adds in the order of k
+//     SUMS_OF_EIGHT float32, every eight k summed in float64: of few numbers a product's own error is the last word
 //     MATRIX_TF32   on the matrix units, from operands that are TF32 numbers (or are rounded here: ROUNDING_TF32)
 //     SPLIT_TF32    float32 on the matrix units: each operand is the sum of two TF32 numbers; three products (the
 //                   fourth, of the two remainders, is below float32's last bit)
@@ -56,6 +57,38 @@ DEVICE void multiply_by_fma(Result& sums, const REAL* a, const REAL* b, int g, i
           sum[3] = multiply_add(left[i][1][n], right.y, sum[3]);
         }
       }
+  }
+}
+
+template <int LDA, int LDB, class Result>
+DEVICE void multiply_by_eights(Result& sums, const REAL* a, const REAL* b, int g, int t) {
+  REAL left[Result::MI][2][8];
+#pragma unroll
+  for (int i = 0; i < Result::MI; ++i)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int k = 0; k < 8; ++k) left[i][half][k] = a[(16 * i + 8 * half + g) * LDA + k];
+#pragma unroll
+  for (int j = 0; j < Result::NJ; ++j) {
+    double eight[Result::MI][4];
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      const REAL2 right = load_pair(b + k * LDB + 8 * j + 2 * t);
+#pragma unroll
+      for (int i = 0; i < Result::MI; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const double number = left[i][half][k];
+          double* sum = &eight[i][2 * half];
+          sum[0] = k == 0 ? number * right.x : fma(number, (double)right.x, sum[0]);
+          sum[1] = k == 0 ? number * right.y : fma(number, (double)right.y, sum[1]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < Result::MI; ++i)
+#pragma unroll
+      for (int n = 0; n < 4; ++n) sums.of[i][j][n] = (REAL)(sums.of[i][j][n] + eight[i][n]);
   }
 }
 
@@ -140,6 +173,8 @@ template <int METHOD, int LDA, int LDB, class Result>
 DEVICE void multiply(Result& sums, const REAL* a, const REAL* b, int g, int t) {
   if constexpr (METHOD == MULTIPLY_ADD) {
     multiply_by_fma<LDA, LDB>(sums, a, b, g, t);
+  } else if constexpr (METHOD == SUMS_OF_EIGHT) {
+    multiply_by_eights<LDA, LDB>(sums, a, b, g, t);
   } else {
 #if PRECISION_DOUBLE
     static_assert(METHOD == MATRIX_F64, "this precision has no TF32");

@@ -28,8 +28,8 @@ DEVICE void polynomial_cutoff(double& value, double& slope, double x, double p) 
 }
 
 #if RADIAL_BESSEL
-// b_n(x) = sin(pi w_n x) / (pi x) u(x), given to store(n, b_n, db_n/dx); inverse: 1/x. Frequencies 1, 2, .. NB, the
-// usual ones, come from one sine by rotation; any others each from their own.
+// b_n(x) = sin(pi w_n x) / (pi x) u(x), given to store(n, b_n, db_n/dx); inverse: 1/x. Frequencies 1, 2, .. BESSELS, the
+// usual ones, come from one sine by rotation; any others each from their own. WITH_CONSTANTS: then u(x), and 1.
 template <class Store>
 DEVICE void radial_basis(double x, double inverse, const double* __restrict__ frequencies, const Store& store) {
   double cutoff, cutoff_slope;
@@ -41,7 +41,7 @@ DEVICE void radial_basis(double x, double inverse, const double* __restrict__ fr
   double sine = sine_1, cosine = cosine_1;
 #endif
 #pragma unroll
-  for (int n = 0; n < NB; ++n) {
+  for (int n = 0; n < BESSELS; ++n) {
 #if WHOLE_FREQUENCIES
     const double frequency = n + 1.0;
     if (n > 0) {
@@ -58,6 +58,10 @@ DEVICE void radial_basis(double x, double inverse, const double* __restrict__ fr
     const double wave_slope = (frequency * cosine - wave) * inverse;
     store(n, wave * cutoff, wave_slope * cutoff + wave * cutoff_slope);
   }
+#if WITH_CONSTANTS
+  store(BESSELS, cutoff, cutoff_slope);
+  store(BESSELS + 1, 1.0, 0.0);
+#endif
 }
 #else
 // B_m(x) = (1 - cos(2 pi (x - lower_m) / width))^2 / 4 on its support, given to store(m, B_m, dB_m/dx);

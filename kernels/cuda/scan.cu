@@ -2,15 +2,20 @@
 #include "common.cuh"
 
 // One block of SCAN_BLOCK threads. first[c] (centres of the chunk + 1), clamped to the capacity (overwrites); status[0]
-// is raised to the chunk's number of edges where that exceeds the capacity.
+// is raised to the chunk's number of edges where that exceeds the capacity. In a step that does not go on
+// (control[CONTROL_FOUND]) every chunk is without edges, so that the kernels after this one have nothing to do.
 DEVICE void scan_counts(
-    int* __restrict__ first, int* __restrict__ status, const int* __restrict__ counts,
-    const int* __restrict__ chunk_centers, int chunk, int capacity) {
+    int* __restrict__ first, int* __restrict__ status, const long long* __restrict__ control,
+    const int* __restrict__ counts, const int* __restrict__ chunk_centers, int chunk, int capacity) {
   constexpr int EACH = 4;  // counts a thread takes in a round
   constexpr int SCAN_WARPS = SCAN_BLOCK / 32;
   __shared__ long long warp_sums[SCAN_WARPS];
   const int start = chunk_centers[chunk], centers = chunk_size(chunk_centers, chunk);
   const int lane = threadIdx.x & 31, warp = threadIdx.x / 32;
+  if (control[CONTROL_FOUND] != 0) {
+    for (int place = threadIdx.x; place <= centers; place += SCAN_BLOCK) first[place] = 0;
+    return;
+  }
   long long before_round = 0;
   for (int round = 0; round < centers; round += EACH * SCAN_BLOCK) {
     const int place = round + EACH * (int)threadIdx.x;

@@ -4,6 +4,7 @@
 // thread 16 bytes at a time; sums over the columns of an edge are made by one warp in an order of the columns alone.
 #pragma once
 #include "activations.cuh"
+#include "two_body.cuh"
 
 static constexpr int WIDE_THREADS = 256;
 
@@ -65,8 +66,10 @@ template <int ROWS, int STRIDE, int FIRST, int WIDTH> DEVICE void wide_round(REA
   });
 }
 
-// Two-body features of an edge: columns column .. column + 1 of basis[:, z] T[pair of z].
-template <int WIDTH> DEVICE REAL2 two_body_pair(const REAL* basis, const REAL* table, int z, int column, int capacity) {
+// Two-body features of an edge: columns column .. column + 1 of basis[:, z] T[pair of z], or of the separable table.
+template <int WIDTH, bool SEPARABLE>
+DEVICE REAL2 two_body_pair(const REAL* basis, const REAL* two_body, int pair, int z, int column, int capacity) {
+  const REAL* table = SEPARABLE ? two_body : two_body + (long long)pair * (NB * WIDTH);
   REAL2 sum = pair_of(REAL(0), REAL(0));
 #pragma unroll 4
   for (int n = 0; n < NB; ++n) {
@@ -74,32 +77,36 @@ template <int WIDTH> DEVICE REAL2 two_body_pair(const REAL* basis, const REAL* t
     const REAL2 right = load_pair(table + n * WIDTH + column);
     sum = pair_of(multiply_add(radial, right.x, sum.x), multiply_add(radial, right.y, sum.y));
   }
+  if constexpr (SEPARABLE) {
+    const REAL2 factor = type_factors<WIDTH>(two_body, pair, column);
+    sum = pair_of(sum.x * factor.x, sum.y * factor.y);
+  }
   return sum;
 }
 
 // features <- f(two-body features), slopes <- f'
-template <int ROWS, int WIDTH, int FUNCTION, bool ROUND>
+template <int ROWS, int WIDTH, int FUNCTION, bool ROUND, bool SEPARABLE>
 DEVICE void wide_two_body(REAL* features, REAL* slopes, const REAL* basis, const int* pairs, const REAL* two_body,
                           int capacity) {
   for_each_piece<ROWS, WIDTH>([&](int z, int column) {
-    const REAL* table = two_body + (long long)pairs[z] * (NB * WIDTH);
+    const int pair = pairs[z];
     REAL* place = row_of(features, z, WIDTH) + column;
 #pragma unroll
     for (int n = 0; n < REALS_16; n += 2)
-      store_pair(place + n, two_body_pair<WIDTH>(basis, table, z, column + n, capacity));
+      store_pair(place + n, two_body_pair<WIDTH, SEPARABLE>(basis, two_body, pair, z, column + n, capacity));
     activate_piece<FUNCTION, ROUND>(place, FUNCTION == IDENTITY ? nullptr : row_of(slopes, z, WIDTH) + column);
   });
 }
 
 // radial_slope[z] <- sum_c gradient[z, c] slopes[z, c] (basis_slopes[:, z] T[pair of z])[c]; slopes null: the identity.
-template <int ROWS, int WIDTH>
+template <int ROWS, int WIDTH, bool SEPARABLE>
 DEVICE void wide_radial_slope(double* radial_slope, const REAL* gradient, const REAL* slopes, const REAL* basis_slopes,
                               const int* pairs, const REAL* two_body, int capacity) {
   for (int row = threadIdx.x / 32; row < ROWS; row += WIDE_THREADS / 32) {
     const int z = blockIdx.x * ROWS + row;
-    const REAL* table = two_body + (long long)pairs[z] * (NB * WIDTH);
+    const int pair = pairs[z];
     const double sum = sum_of_row<WIDTH>([&](int column) {
-      const REAL2 features = two_body_pair<WIDTH>(basis_slopes, table, z, column, capacity);
+      const REAL2 features = two_body_pair<WIDTH, SEPARABLE>(basis_slopes, two_body, pair, z, column, capacity);
       REAL2 by = load_pair(row_of(gradient, z, WIDTH) + column);
       if (slopes != nullptr) {
         const REAL2 slope = load_pair(row_of(slopes, z, WIDTH) + column);
@@ -132,7 +139,7 @@ template <int ROWS, int WIDTH, bool ROUND>
 DEVICE void wide_seeds(REAL* gradient, const REAL* slopes, const REAL* seeds, const int* pairs) {
   for_each_piece<ROWS, WIDTH>([&](int z, int column) {
     REAL value[REALS_16], slope[REALS_16];
-    load_wide(value, seeds + pairs[z] / NT * WIDTH + column);
+    load_wide(value, seeds + seed_row(pairs[z]) * WIDTH + column);
     if (slopes != nullptr) load_wide(slope, row_of(slopes, z, WIDTH) + column);
 #pragma unroll
     for (int n = 0; n < REALS_16; ++n) {

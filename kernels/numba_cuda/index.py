@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from numba import cuda, types
 
+from .control import FOUND
 from .exact import add, multiply
 
 THREADS = 128
@@ -33,6 +34,29 @@ def is_edge(positions, images, types, cell, cutoffs, i, j):
     squared = add(add(multiply(x, x), multiply(y, y)), multiply(z, z))
     cutoff = cutoffs[types[i], types[j]]
     return not squared >= multiply(cutoff, cutoff)
+
+
+def clear_results(control, forces, virial_words, atom_virials, faults, status):
+    """Zero what an evaluation adds up (overwrites), but in a step that does not go on; a thread a row.
+
+    control: int64, see control.py; forces: int64 (rows, 3); virial_words: int64 (9, 2); atom_virials: int64 (rows, 9),
+    or a single row that is not used; faults: uint8 (rows,); status: int32 (8,).
+    """
+    row = cuda.grid(1)
+    if control[FOUND] != 0:
+        return
+    if row < len(faults):
+        for c in range(3):
+            forces[row, c] = 0
+        faults[row] = 0
+    if row < len(atom_virials):
+        for c in range(9):
+            atom_virials[row, c] = 0
+    if row < 9:
+        virial_words[row, 0] = 0
+        virial_words[row, 1] = 0
+    if row < len(status):
+        status[row] = 0
 
 
 def count_edges(counts, positions, images, types, cell, cutoffs, row_offsets, indices):
@@ -97,6 +121,17 @@ _READ = (
 )
 
 KERNELS = {
+    "clear_results": (
+        clear_results,
+        types.void(
+            types.int64[::1],
+            types.int64[:, ::1],
+            types.int64[:, ::1],
+            types.int64[:, ::1],
+            types.uint8[::1],
+            types.int32[::1],
+        ),
+    ),
     "count_edges": (count_edges, types.void(types.int32[::1], *_READ)),
     "fill_edges": (
         fill_edges,

@@ -43,6 +43,9 @@ class FakeCase:
     def results(self) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(self.facts["atoms"]), np.ones((self.facts["atoms"], 3))
 
+    def stages(self) -> dict[str, float]:
+        return {}
+
     def memory(self) -> dict[str, int]:
         return {"held_bytes": 1}
 
@@ -76,11 +79,12 @@ def ticking(step: float):
 def test_a_phase_stops_in_time_and_goes_on_where_it_stopped(record):
     gpu = FakeGpu()
     left = gpu_report.run_items(gpu_report.smoke_items(gpu), record, 2.5, ticking(1.0))
-    assert left == 3 and gpu.asked == [("bundled", "mixed", 192)]
+    assert left == 5 and gpu.asked == [("bundled", "mixed", 192)]
     again = gpu_report.Record(record.path, FACTS)
     assert gpu_report.run_items(gpu_report.smoke_items(gpu), again, 100.0, ticking(1.0)) == 0
     assert gpu.asked == [
         ("bundled", "mixed", 192), ("bundled", "single", 192), ("bundled", "double", 192), ("sc23", "mixed", 192),
+        ("legacy", "mixed", 192), ("sc23_legacy", "mixed", 192),
     ]  # fmt: skip
     kept = json.loads(record.path.read_text())
     assert list(kept["results"]) == ["smoke/ceilings", *(f"smoke/{m}/{p}" for m, p, _ in gpu.asked)]
@@ -116,7 +120,14 @@ def test_a_record_of_another_commit_gpu_or_driver_is_not_continued(record, name)
 def test_speed_says_rates_by_this_runs_own_ceilings(record):
     items = list(gpu_report.speed_items(FakeGpu(), record))
     sizes = [int(item.key.rsplit("/", 1)[1]) for item in items[2:]]
-    assert sizes[:6] == [24_000] * 3 + [192_000] * 3 and sorted(set(sizes)) == [192, 3072, 24_000, 192_000, 1_536_000]
+    models = len(gpu_report.SPEED_MODELS)
+    assert sizes[: 2 * models] == [24_000] * models + [192_000] * models and sorted(set(sizes)) == [
+        192,
+        3072,
+        24_000,
+        192_000,
+        1_536_000,
+    ]
     assert gpu_report.run_items(iter(items), record, 1e9) == 0
     result = record["speed/bundled/mixed/24000"]
     assert len(result["evaluation_seconds"]) == gpu_report.REPEATS
@@ -129,7 +140,7 @@ def test_speed_says_rates_by_this_runs_own_ceilings(record):
     assert kernel["fraction_of_roof"] == pytest.approx(edges * work.bytes / 2e12 / 1e-3)  # the median of the copies
 
 
-@pytest.mark.parametrize("name", ["bundled", "sc23"])
+@pytest.mark.parametrize("name", ["bundled", "sc23", "legacy", "sc23_legacy"])
 def test_every_operation_of_a_plan_has_its_counts(name):
     layout = Layout(benchmark_model(name), "mixed")
     plan = layout.plan(1024, 64, system_buffers(rows=100, owned=60, listed=1000, chunks=1, atom_virials=False))
@@ -138,13 +149,14 @@ def test_every_operation_of_a_plan_has_its_counts(name):
     counted = sum(work.per_edge(9.0).products for work in roofline.kernel_works(layout.model, "mixed"))
     # Products of the plan are of padded matrices.
     assert counted <= sum(work.products for work in works.values()) <= 1.05 * counted
-    assert works["fill_forces"].bytes == 100 * 3 * 8 / 540
+    assert works["clear_results"].bytes == pytest.approx(60 * (3 * 8 + 1) / 540)
 
 
 def test_the_sc23_model_is_what_it_claims():
     counts = gpu_report.sc23_counts(FakeGpu())
     assert counts["weights"] == count_weights(benchmark_model("sc23")) == pytest.approx(7.86e6, rel=1e-3)
     assert counts["flops_as_written"] == pytest.approx(31.4e6, rel=2e-3)
+    assert counts["legacy_weights"] == pytest.approx(7.85e6, rel=1e-3)
 
 
 def test_deviations_hold_each_precision_to_its_own_bounds():

@@ -35,6 +35,7 @@ def test_import_stores_the_model_its_origin_and_self_checks(weight_file: Path) -
     provenance = read_provenance(weight_file)
     assert provenance["source_file"] == CHECKPOINT.name and len(provenance["source_sha256"]) == 64
     assert json.loads(provenance["upstream_versions"])["nequip"] and provenance["licence"] == "CC0, ours"
+    assert all(word in provenance["summary"] for word in ("types", "cutoffs", "weights", "training units", "shifts"))
     checks = read_self_checks(weight_file)
     assert len(checks) >= 2 and all(check.source.startswith("reference") for check in checks)
     assert len(checks) == len(check_structures(model))

@@ -186,11 +186,10 @@ def test_options_that_are_known_and_not_supported_are_named() -> None:
         "model.scatter_features is true (of allegro.nn.Allegro_Module)": lambda s: s.config.update(
             scatter_features=True
         ),
-        "model.parity_setting is 'so3'": lambda s: s.config.update(parity_setting="so3"),
-        "model.irreps_edge_sh has odd degrees of even parity": irreps("1x0e+1x1e", "1x0e+1x1e"),
+        "model.parity_setting is 'o2'": lambda s: s.config.update(parity_setting="o2"),
+        "model.irreps_edge_sh has parities that": irreps("1x0e+1x1e+1x2o", "1x0e+1x1e"),
         "model.irreps_edge_sh is '1x0e+1x1o+1x1o', with an irrep twice": irreps("1x0e+1x1o+1x1o", "1x0e+1x1o"),
         "model.irreps_edge_sh starts with 1o": irreps("1x1o+1x0e", "1x0e+1x1o"),
-        "model.tensor_track_allowed_irreps has degrees beyond 1": irreps("1x0e+1x1o", "1x0e+1x2e"),
         "model.tensor_track_allowed_irreps gives layers without 0e": irreps("1x0e+1x1o", "1x1o+1x0e"),
     }
     for words, change in changes.items():

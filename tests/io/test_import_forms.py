@@ -16,7 +16,7 @@ import pytest
 from support.golden import FOLDER
 from support.torch_files import Call, Named, module, read_saved, scripted, write_package, write_saved, write_scripted
 
-from allegro_sim.errors import CheckpointImportError
+from allegro_sim.errors import CheckpointImportError, InputError
 from allegro_sim.model.consistency import named_arrays
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.tools.importing.build import Built, build_model
@@ -83,6 +83,23 @@ def test_options_of_a_package_are_read_from_its_modules_where_its_configuration_
     found = load(path)
     assert_same(found.model, load(original).model, 4e-16)
     assert any("read from the model itself" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_models_compiled_from_a_package_are_read(name: str, tmp_path: Path) -> None:
+    """`nequip-compile MODEL.nequip.zip`: PyTorch then puts a mark before the name of every class."""
+
+    def mark(entry: str, content: bytes) -> bytes:
+        return (
+            content.replace(b"c__torch__.", b"c__torch__._torch_package_0_.") if entry.endswith("data.pkl") else content
+        )
+
+    original = FOLDER / f"{name}.nequip.pth"
+    path = rewrite(original, tmp_path / original.name, mark)
+    assert path.read_bytes() != original.read_bytes()
+    found = load(path)
+    assert_same(found.model, load(original).model, 0.0)
+    assert not any("no checkpoint needs" in note for note in found.notes)
 
 
 def test_a_checkpoint_trained_further_takes_the_options_of_its_base_file(tmp_path: Path) -> None:
@@ -155,6 +172,14 @@ def test_averages_that_do_not_fit_are_refused_and_raw_weights_can_be_had(tmp_pat
     assert "no averaged weights" in refusal(write_saved(path, content))
     tensors["extra.weight"] = taken
     assert "unknown tensors extra.weight" in refusal(write_saved(path, content))
+
+
+@pytest.mark.parametrize("ending", [".nequip.zip", ".nequip.pth"])
+def test_options_that_a_form_has_no_use_for_are_refused(ending: str) -> None:
+    path = FOLDER / f"zbl_metal{ending}"
+    with pytest.raises(InputError, match="--raw-weights"):
+        load(path, raw_weights=True)
+    assert "coach" in refusal(path, model_name="coach")
 
 
 def other_models(folder: Path) -> dict[str, Path]:

@@ -11,7 +11,7 @@ import pytest
 from support.legacy import legacy_model, legacy_source
 from support.torch_files import Call, Named, scripted, write_saved, write_scripted
 
-from allegro_sim.errors import CheckpointImportError
+from allegro_sim.errors import CheckpointImportError, InputError
 from allegro_sim.model.consistency import named_arrays
 from allegro_sim.tools.importing.build import build_model
 from allegro_sim.tools.importing.legacy_source import DEPLOYED, FOLDER, LegacySource
@@ -80,6 +80,8 @@ def test_a_training_folder_is_imported_by_its_name_or_that_of_the_weights(
     for number, path in enumerate((folder, folder / "best_model.pth")):
         assert main(["import", str(path), "-o", str(tmp_path / f"{number}.h5")]) == 0
         assert "legacy training folder" in capsys.readouterr().out
+    assert main(["info", str(tmp_path / "0.h5")]) == 0
+    assert "Allegro model, legacy generation" in capsys.readouterr().out
     (folder / "best_model.pth").rename(folder / "last_model.pth")
     config = json.loads((folder / "config.yaml").read_text())
     (folder / "config.yaml").write_text(json.dumps({**config, "use_ema": True}))
@@ -112,10 +114,47 @@ def test_yaml_of_nequip_is_read_and_other_objects_in_it_are_reported(tmp_path: P
     assert not witness.exists()
 
 
+def test_options_that_have_no_use_here_are_refused(tmp_path: Path) -> None:
+    for path in files(tmp_path, NAMES[0]).values():
+        with pytest.raises(InputError, match=r"--raw-weights.*last_model\.pth"):
+            build_model(open_any(path), raw_weights=True)
+        with pytest.raises(CheckpointImportError, match="leave --model coach out"):
+            open_any(path, "coach")
+
+
+def test_message_passing_models_of_that_time_are_named(tmp_path: Path) -> None:
+    builders = ["SimpleIrrepsConfig", "EnergyModel", "PerSpeciesRescale"]
+    config = {"chemical_symbols": ["H", "O"], "model_builders": builders}
+    layer = scripted("nequip.nn._convnetlayer.ConvNetLayer", weight=np.ones(3))
+    top = scripted("nequip.nn._graph_model.GraphModel", model=scripted("nequip.nn.Sequential", layer0_convnet=layer))
+    deployed = write_scripted(tmp_path / "gnn.pth", top, {"config": json.dumps(config)})
+    with pytest.raises(CheckpointImportError, match=r"layer0_convnet, built by .*EnergyModel.*not an Allegro model"):
+        build_model(open_any(deployed))
+    write_saved(tmp_path / "best_model.pth", {"model.model.func.layer0_convnet.weight": np.ones(3)})
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    with pytest.raises(CheckpointImportError, match="not an Allegro model: its modules are layer0_convnet"):
+        open_any(tmp_path)
+
+
 def test_code_in_a_deployed_model_does_not_run_and_is_reported(tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     call = Call(Named("posix", "system"), (f"touch {witness}",))
     notes = build_model(open_any(write_deployed(tmp_path / "hostile.pth", NAMES[0], hook=call))).notes
+    assert any("posix.system" in note for note in notes) and not witness.exists()
+
+
+def test_code_in_a_training_folder_does_not_run_and_is_reported(tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    folder = write_folder(tmp_path / "run", NAMES[0])
+    weights = folder / "best_model.pth"
+    command = f"touch {witness}".encode()
+    call = b"cposix\nsystem\n(X" + len(command).to_bytes(4, "little") + command + b"tR0"
+    with zipfile.ZipFile(weights) as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(weights, "w") as new:
+        for name, content in entries.items():
+            new.writestr(name, content[:2] + call + content[2:] if name.endswith("data.pkl") else content)
+    notes = build_model(open_any(folder)).notes
     assert any("posix.system" in note for note in notes) and not witness.exists()
 
 

@@ -7,19 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ase.data import chemical_symbols
 from support.golden import FOLDER, assert_agrees
 
-from allegro_sim.cell import Cell
 from allegro_sim.errors import CheckpointImportError
-from allegro_sim.evaluation import Evaluator
 from allegro_sim.model.consistency import named_arrays
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.model.reference import evaluate_structure
 from allegro_sim.model.weight_file import read_self_checks
 from allegro_sim.tools.importing.build import build_model
 from allegro_sim.tools.importing.legacy_source import LegacySource
-from allegro_sim.tools.importing.self_checks import run_script, upstream_self_checks
+from allegro_sim.tools.importing.self_checks import run_script
 from allegro_sim.tools.importing.source import open_any, open_source
 from allegro_sim.tools.main import main
 
@@ -129,57 +126,3 @@ def test_packages_and_torchscript_of_the_installed_version_are_read(upstream: Pa
             named_arrays(load(path)), named_arrays(expected), strict=True
         ):
             np.testing.assert_allclose(found, wanted, rtol=4e-7, err_msg=array_name)  # a float32 number of neighbours
-
-
-@pytest.mark.slow
-def test_the_shape_of_allegro_oam_l_imports_and_evaluates_an_alloy(upstream: Path, tmp_path: Path) -> None:
-    """89 types, 4 layers, l_max 3, wrapped in a modifier, averaged; 64 atoms of five elements, stretched: upstream's
-    memory for the alloy at its own density is beyond 16 GB."""
-    types = [symbol for number, symbol in enumerate(chemical_symbols[1:95], 1) if not 84 <= number <= 88]
-    counts, energies = (
-        {t: first + step * k for k, t in enumerate(types)} for first, step in ((60.0, 1.0), (-1.0, -0.1))
-    )
-    inner = {
-        "_target_": "allegro.model.AllegroModel",
-        "seed": 1,
-        "model_dtype": "float32",
-        "type_names": types,
-        "r_max": 7.0,
-        "radial_chemical_embed": {
-            "_target_": "allegro.nn.TwoBodyBesselScalarEmbed",
-            "num_bessels": 12,
-            "bessel_trainable": True,
-            "polynomial_cutoff_p": 8,
-        },
-        "l_max": 3,
-        "parity": False,
-        "num_layers": 4,
-        "num_scalar_features": 256,
-        "num_tensor_features": 64,
-        **{f"{kind}_mlp_hidden_layers_depth": 2 for kind in ("scalar_embed", "allegro")},
-        **{f"{kind}_mlp_hidden_layers_width": 1024 for kind in ("scalar_embed", "allegro")},
-        "avg_num_neighbors": counts,
-        "per_type_energy_scales": 1.3,
-        "per_type_energy_shifts": energies,
-    }
-    change = {"modifier": "modify_PerTypeScaleShift", "shifts": {"Cu": -3.0}}
-    config = {"_target_": "nequip.model.modify", "model": inner, "modifiers": [change]}
-    path = tmp_path / "oam.ckpt"
-    training = "nequip.train.EMALightningModule"
-    job = {"config": config, "run_config": {}, "training_module": training, "output": str(path)}
-    run_script(upstream, "build", job, tmp_path)
-    source = open_source(path)
-    built = build_model(source)
-    assert built.weights_used == "averaged (EMA)" and built.num_weights > 1e7
-    assert built.model.shifts[types.index("Cu")] == -3.0
-    rng = np.random.default_rng(0)
-    sites = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), -1).reshape(-1, 3) * 3.4
-    positions, cell = sites + 0.1 * rng.standard_normal(sites.shape), 13.6 * np.eye(3)
-    alloy = np.array([types.index(name) for name in ("Cr", "Mn", "Fe", "Co", "Ni")])[rng.integers(0, 5, 64)]
-    structure = positions, cell, np.ones(3, bool), alloy
-    expected = upstream_self_checks(upstream, source, [structure], raw_weights=False, pair_exponent=None)[0]
-    found = Evaluator(built.model, device="cpu", precision="double").evaluate(
-        alloy, positions, Cell(cell, np.ones(3, bool))
-    )
-    wanted = {name: getattr(expected, name) for name in ("energies", "forces", "virial")}
-    assert_agrees(wanted, energies=found.energies, forces=found.forces, virial=found.virial)

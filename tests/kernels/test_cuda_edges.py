@@ -10,6 +10,7 @@ import pytest
 from support.cuda_center_module import EdgeModule, model_of
 
 from allegro_sim.kernels.cpu.fixed_point import FORCE_SCALE, forces_to_float, words_to_float
+from allegro_sim.kernels.numba_cuda.control import FOUND, WORDS
 from allegro_sim.model import reference_geometry as geometry
 from allegro_sim.model.description import BesselEmbedding, SplineEmbedding
 from allegro_sim.model.reference_layers import zbl_backward, zbl_forward
@@ -53,6 +54,7 @@ class Chunks:
             "energies": np.full(OWNED, np.nan), "forces": np.zeros((ROWS, 3), np.int64),
             "virial_words": np.zeros((9, 2), np.int64), "atom_virials": np.zeros((ROWS, 9), np.int64),
             "faults": np.zeros(ROWS, np.uint8), "status": np.zeros(8, np.int32),
+            "control": np.zeros(WORDS, np.int64),
         }  # fmt: skip
 
     def rows(self, chunk: int) -> slice:
@@ -298,6 +300,13 @@ def test_energies(name):
     assert np.flatnonzero(chunks.results["faults"]).tolist() == [9]
     assert chunks.results["status"].tolist() == [0, 10, 0, 0, 0, 0, 0, 0]
 
+    # A step that does not go on keeps what the last one has found.
+    kept = {name: chunks.results[name].copy() for name in ("energies", "faults", "status")}
+    chunks.results["control"][FOUND] = 1
+    chunks.module.launch("center_energies", arrays, **numbers)
+    for name, values in kept.items():
+        assert np.array_equal(chunks.results[name], values, equal_nan=name == "energies")
+
 
 @pytest.mark.parametrize("number", [0, 1, 31, 4096, 4097, 20_001])
 def test_scan(number):
@@ -306,7 +315,8 @@ def test_scan(number):
     counts = rng.integers(0, 60, number + 10).astype(np.int32)
     first, status = np.full(number + 1, -1, np.int32), np.zeros(8, np.int32)
     arrays = {
-        "first": first, "status": status, "counts": counts, "chunk_centers": np.array([0, 3, 3 + number], np.int32)
+        "first": first, "status": status, "control": np.zeros(WORDS, np.int64), "counts": counts,
+        "chunk_centers": np.array([0, 3, 3 + number], np.int32),
     }  # fmt: skip
     expected = np.concatenate([[0], np.cumsum(counts[3 : 3 + number])])
     module.launch("scan_chunk", arrays, chunk=1, capacity=int(expected[-1]))
@@ -321,12 +331,17 @@ def test_scan(number):
     module.launch("scan_chunk", arrays, chunk=1, capacity=smaller)
     assert status[0] == needed  # the largest of all chunks stays
 
+    arrays["control"][FOUND] = 1  # a step that does not go on: no chunk has edges
+    module.launch("scan_chunk", arrays, chunk=1, capacity=smaller)
+    assert not first.any() and status[0] == needed
+
 
 def test_scan_of_counts_beyond_32_bits():
     module = EdgeModule(MODELS["one bessel"](), "double")
     first, status = np.full(6, -1, np.int32), np.zeros(8, np.int32)
     counts = np.full(5, 2**30, np.int32)
     arrays = {"first": first, "status": status, "counts": counts, "chunk_centers": np.array([0, 5], np.int32)}
+    arrays["control"] = np.zeros(WORDS, np.int64)
     module.launch("scan_chunk", arrays, chunk=0, capacity=1 << 20)
     assert first.tolist() == [0, *[1 << 20] * 5]
     assert status[0] == 2**31 - 1

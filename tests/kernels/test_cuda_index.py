@@ -15,7 +15,7 @@ pytestmark = pytest.mark.simulator
 def launch(name, grid, *arguments):
     from numba import cuda
 
-    from allegro_sim.kernels.numba_cuda.index import KERNELS
+    from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
 
     function, signature = KERNELS[name]
     cuda.jit(signature)(function)[grid, 64](*arguments)

@@ -16,7 +16,7 @@ from allegro_sim.potential.cuda import mlp_header
 from allegro_sim.potential.cuda.mlp_chain import SHARED_BYTES
 from allegro_sim.potential.cuda.plan import Matrix, Product
 from allegro_sim.potential.cuda.source import assemble
-from allegro_sim.potential.folding import Chain, Folded, Linear
+from allegro_sim.potential.folding import Chain, Folded, Linear, SeparableTable
 
 PRECISIONS = ("double", "single", "mixed")
 # Relative to the largest number of an array. double, single: chains of at most some hundred roundings. mixed: an
@@ -39,6 +39,7 @@ class Sizes:
     activations: tuple[str, ...] = ("silu",)  # of embedding, latents, read-out, over and over
     readout_depth: int | None = None
     readout_width: int | None = None
+    separable: bool = False  # two-body features of many types; the embedding has a dense product more
 
 
 class Mlps:
@@ -50,8 +51,11 @@ class Mlps:
         self.real = np.dtype(np.float64 if precision == "double" else np.float32)
         n_scalars, weights = sizes.scalars, sizes.channels * sizes.slots
         readout, inputs = _readout(rng, sizes), (sizes.layers + 1) * n_scalars
+        table = _separable(rng, sizes) if sizes.separable else None
         self.folded = Folded(
-            embedding=_chain(rng, sizes, sizes.radial, n_scalars + 2 * weights, table=True),
+            embedding=_chain(rng, sizes, table.basis.shape[1], n_scalars + 2 * weights)
+            if table
+            else _chain(rng, sizes, sizes.radial, n_scalars + 2 * weights, table=True),
             latents=tuple(
                 _chain(rng, sizes, sizes.channels + (k + 1) * n_scalars, n_scalars + weights * (k < sizes.layers - 1))
                 for k in range(sizes.layers)
@@ -59,13 +63,15 @@ class Mlps:
             readout=readout,
             energy_weights=rng.normal(size=readout[-1].matrix.shape[1] if readout else inputs),
             multiply_adds=(0, 0),
+            separable=table,
         )
+        self.embedding = self.folded.embedding if table is None else (_table_of_pairs(table), *self.folded.embedding)
         self.names = ["embedding", *(f"latent_{k}" for k in range(sizes.layers)), "readout"]
         cycle = sizes.activations * len(self.names)
         self.activations = dict(zip(self.names, cycle, strict=False))
         self.dimensions = mlp_header.Dimensions(
             precision, sizes.layers, n_scalars, sizes.channels, sizes.slots, sizes.slots, sizes.radial, sizes.types,
-            matrix_units,
+            matrix_units, separable=sizes.separable,
         )  # fmt: skip
         self.shapes = mlp_header.mlp_chains(self.dimensions, self.folded, self.activations)
         self.rounding = mlp_header.mlp_rounding(self.shapes, mlp_header.fused_widths(self.shapes))
@@ -102,6 +108,18 @@ def _chain(rng: np.random.Generator, sizes: Sizes, first: int, last: int, table:
     return tuple(
         Linear(rng.normal(size=shape) / np.sqrt(shape[-2]), n < len(shapes) - 1) for n, shape in enumerate(shapes)
     )
+
+
+def _separable(rng: np.random.Generator, sizes: Sizes) -> SeparableTable:
+    return SeparableTable(
+        *(rng.normal(size=size) for size in ((sizes.radial, 21), (sizes.types, 9), (sizes.types, 12)))
+    )
+
+
+def _table_of_pairs(table: SeparableTable) -> Linear:
+    """The same features by a matrix for every ordered pair of types."""
+    factors = [np.concatenate([center, neighbor]) for center in table.center_types for neighbor in table.neighbor_types]
+    return Linear(table.basis * np.array(factors)[:, None, :], False)
 
 
 def _readout(rng: np.random.Generator, sizes: Sizes) -> Chain:
@@ -215,7 +233,7 @@ def in_numpy(mlps: Mlps, edges: Edges) -> Results:
     sizes, folded = mlps.sizes, mlps.folded
     n_scalars, weights = sizes.scalars, sizes.channels * sizes.slots
     chains = _Reference(mlps, edges)
-    result = chains.forward("embedding", folded.embedding, edges.basis)
+    result = chains.forward("embedding", mlps.embedding, edges.basis)
     first, environment, tensor = np.split(result, [n_scalars, n_scalars + weights], axis=1)
     scalars, environments = [first], [environment]
     for k, chain in enumerate(folded.latents):
@@ -235,7 +253,7 @@ def in_numpy(mlps: Mlps, edges: Edges) -> Results:
         results.invariant_gradients.insert(0, invariants)
     incoming = [gradients[0], edges.environment_gradients[0], edges.tensor_gradients]
     results.scalar_gradients = gradients
-    results.radial_slopes = chains.backward("embedding", folded.embedding, np.concatenate(incoming, axis=1))
+    results.radial_slopes = chains.backward("embedding", mlps.embedding, np.concatenate(incoming, axis=1))
     return results
 
 
@@ -393,10 +411,13 @@ SHAPES = {
     "linear read-out": Sizes(16, 8, 24, 1, readout_depth=0),
     "narrow read-out": Sizes(24, 8, 24, 1, readout_width=8),
     "wide": Sizes(20, 8, 260, 2, slots=1, readout_width=24),
+    "many types": Sizes(16, 8, 24, 1, types=3, separable=True),
+    "many types, wide": Sizes(16, 8, 264, 1, layers=1, types=3, separable=True),
 }
 USUAL = [("odd", precision) for precision in PRECISIONS]
 USUAL += [("linear", "double"), ("linear read-out", "mixed"), ("narrow read-out", "mixed"), ("32-16-32", "mixed")]
 USUAL += [("wide", precision) for precision in PRECISIONS]
+USUAL += [("many types", "double"), ("many types", "mixed"), ("many types, wide", "single")]
 
 
 @pytest.mark.parametrize(("shape", "precision"), USUAL)

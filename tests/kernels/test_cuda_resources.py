@@ -25,20 +25,25 @@ from allegro_sim.tools.compile_kernels import (
     ARCHITECTURES,
     INDEX,
     MODULES,
+    SYSTEM,
     Resources,
     capability_of,
     compile_source,
     read_log,
 )
 
-EVERYWHERE = ("medium-mixed", "sc23-mixed", INDEX)
-"""By default these are compiled for all four architectures and the others for one of them; all with --slow."""
+EVERYWHERE = ("medium-mixed", "sc23-mixed", SYSTEM, INDEX)
+ONCE = ("degree3-mixed", "legacy-mixed", "many_types-mixed")
+"""By default the first are compiled for all four architectures, the second for one of them; everything with --slow."""
+
+
+def is_default(module: str, architecture: str) -> bool:
+    return module in EVERYWHERE or (module in ONCE and architecture == "sm_90")
+
 
 CASES = [
-    pytest.param(
-        module, architecture, marks=() if module in EVERYWHERE or architecture == "sm_90" else pytest.mark.slow
-    )
-    for module in (*MODULES, INDEX)
+    pytest.param(module, architecture, marks=() if is_default(module, architecture) else pytest.mark.slow)
+    for module in MODULES
     for architecture in ARCHITECTURES
 ]
 
@@ -57,7 +62,10 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.mktemp("cubins")
     compile_to(path, repository, [module for module in MODULES if module in EVERYWHERE], ARCHITECTURES)
     rest = [module for module in MODULES if module not in EVERYWHERE]
-    compile_to(path / "rest", repository, rest, ARCHITECTURES if request.config.getoption("--slow") else ("sm_90",))
+    if request.config.getoption("--slow"):
+        compile_to(path / "rest", repository, rest, ARCHITECTURES)
+    else:
+        compile_to(path / "rest", repository, list(ONCE), ("sm_90",))
     return path
 
 
@@ -101,7 +109,7 @@ def test_resources_are_those_of_the_table(table, recorded, module, architecture)
         assert abs(used["registers"] - expected[name]["registers"]) <= REGISTERS_APART, name
 
 
-@pytest.mark.parametrize(("module", "architecture"), [case for case in CASES if case.values[0] != INDEX])
+@pytest.mark.parametrize(("module", "architecture"), [case for case in CASES if case.values[0] not in (SYSTEM, INDEX)])
 def test_the_program_finds_every_module_compiled_beforehand_with_all_its_kernels(folder, table, module, architecture):
     name, _, precision = module.rpartition("-")
     matrix_units = capability_of(architecture) in MATRIX_UNITS

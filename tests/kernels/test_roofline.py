@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from support.cuda_harness import HostExecutor
 from support.cuda_runner import CpuModule, Traffic
+from support.legacy import resized_model
 from support.potential import make_system
 
 from allegro_sim.model.description import AllegroModel
@@ -18,13 +19,14 @@ from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import Product
 from allegro_sim.potential.cuda.potential import CudaPotential
 from allegro_sim.tools import roofline
+from allegro_sim.tools.benchmark_legacy import legacy_water_model
 from allegro_sim.tools.benchmark_models import benchmark_model, water_model
 from allegro_sim.tools.roofline_mlps import product_work
 
-ONCE_A_KERNEL = {"cell", "status", "faults", "virial_words", "atom_virials", "chunk_centers"}
+ONCE_A_KERNEL = {"cell", "control", "status", "faults", "virial_words", "atom_virials", "chunk_centers"}
 """Arrays of which a kernel touches a few words, whatever the number of edges; constants and weights count alike."""
 
-SHARED_BY_EDGES = {"positions", "images", "types", "first", "counts"}
+SHARED_BY_EDGES = {"positions", "images", "types", "first", "counts", "A_0", "A_1", "A_2", "dA", "denvironment"}
 """Arrays over atoms: counted once an edge and once a centre, though a block may need an atom's row only once."""
 
 
@@ -41,7 +43,7 @@ class Counted:
 
     def predicted(self, kernel: str) -> tuple[dict[str, float], dict[str, float]]:
         """Bytes (read, written) of all edges and centres by array."""
-        works = {work.name: work for work in roofline.kernel_works(self.model, self.precision)}
+        works = roofline.works_by_name(roofline.kernel_works(self.model, self.precision))
         total = works[kernel].edge.scaled(self.edges).plus(works[kernel].center.scaled(24))
         return total.read, total.written
 
@@ -52,13 +54,27 @@ CASES = {
     "wide": dict(l_max=1, scalars=20, channels=8, embedding=(264, 260), latent=(264,), readout=(32,)),
     # Two warps a centre, and widths that are padded.
     "double": dict(l_max=1, scalars=12, channels=36, embedding=(16, 12), latent=(20,), readout=(), num_layers=3),
+    # The legacy generation: mixing after the product and before it, of the environment, with gates, and wide.
+    "mixing after": "three_layer_cutoffs",
+    "mixing before": "uvvp_collected_so3",
+    "environment": "environment_linear",
+    "wide legacy": dict(channels=8, two_body=(16, 24, 264), latent=(264, 264), edge_energy=16, l_max=1),
 }
+
+
+def model_of(case: str) -> AllegroModel:
+    options = CASES[case]
+    if isinstance(options, str):
+        return resized_model(options, channels=18 if case == "mixing after" else 5, scalars=20, hidden=24)
+    if "two_body" in options:
+        return legacy_water_model(cutoffs=np.full((2, 2), 4.0), **options)
+    return water_model(**options)
 
 
 @pytest.fixture(scope="module", params=list(CASES))
 def counted(request, repository: Path) -> Counted:
     precision = "double" if request.param == "double" else "mixed"
-    model = water_model(**CASES[request.param])
+    model = model_of(request.param)
     atoms = ase.io.read(repository / "tests" / "data" / "water24.xyz")
     types = np.array([model.type_names.index(symbol) for symbol in atoms.get_chemical_symbols()])
     system, neighbors = make_system(model, (atoms.positions, np.array(atoms.cell), atoms.pbc, types), 0.0)
@@ -86,11 +102,20 @@ def test_bytes_of_every_kernel_and_array_are_those_predicted(counted):
                 (counts["loaded_once"] + counts["added"], read.get(name, 0.0), "read"),
                 (counts["stored_once"] + counts["added"], written.get(name, 0.0), "written"),
             ):
-                if name in SHARED_BY_EDGES:
+                if kernel.startswith("mix_environment"):  # tiles of at most 128 rows, of a few centres
+                    good = (
+                        expected
+                        <= found
+                        <= expected + 128 * counted.layout.dimensions.UP * counted.layout.real.itemsize
+                    )
+                elif name in SHARED_BY_EDGES:
                     # A word more than centres, where rows begin and end; and a word a block of at least 32 rows.
                     good = found <= 1.05 * expected + 64 + 4 * counted.rows / 32
                 elif (kernel, what) == ("edge_geometry", "written") and name.startswith("edge_"):
                     good = found == 4 * (counted.rows - counted.edges)  # padding rows alone; the index kernel fills
+                elif name == "edge_center" and kernel.startswith("first_"):
+                    # Read with the place of a thread; a compiler may see that nothing comes of it.
+                    good = found <= expected * counted.rows / counted.edges
                 elif name == "forces":
                     good = abs(found / expected - 1.0) < 0.05  # centres end anywhere in a warp
                 else:
@@ -104,7 +129,7 @@ def test_bytes_of_every_kernel_and_array_are_those_predicted(counted):
 def test_every_kernel_of_the_plan_is_counted(counted):
     works = roofline.kernel_works(counted.model, counted.precision)
     names = {work.name for work in works if not work.is_product}
-    assert names == set(counted.layout.kernels) | {"count_edges", "fill_edges"}
+    assert names == set(counted.layout.kernels) | {"clear_results", "count_edges", "fill_edges"}
 
 
 def test_products_of_the_plan_are_those_predicted(counted):

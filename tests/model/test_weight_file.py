@@ -8,6 +8,7 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+from support.golden import golden_model
 from support.random_models import random_model
 
 from allegro_sim.errors import ModelFileError, OutputError
@@ -67,6 +68,13 @@ def test_a_saved_model_loads_with_the_same_bits(options, tmp_path):
         assert before.latent.activation == after.latent.activation
     assert isinstance(model.radial, BesselEmbedding) == isinstance(loaded.radial, BesselEmbedding)
     assert read_self_checks(tmp_path / "model.h5") == []
+
+
+def test_a_model_of_so3_loads_as_one(tmp_path):
+    model = golden_model("so3")
+    save_model(tmp_path / "model.h5", model, {}, [])
+    loaded = load_model(tmp_path / "model.h5")
+    assert loaded.so3 and loaded.generation == "current" and loaded.layers[1].paths == model.layers[1].paths
 
 
 def test_provenance_and_self_checks_come_back(saved):

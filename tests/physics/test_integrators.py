@@ -8,7 +8,7 @@ from support.springs import Chain, TetheredAtoms, make_system
 
 from allegro_sim.dynamics.guard import Guard, Limits
 from allegro_sim.dynamics.langevin import Langevin
-from allegro_sim.dynamics.observables import degrees_of_freedom, kinetic_sums, measure, reduce_kinetic
+from allegro_sim.dynamics.observables import degrees_of_freedom, kinetic_sums, measure, rank_sums, reduce_kinetic
 from allegro_sim.dynamics.velocities import draw_velocities
 from allegro_sim.dynamics.velocity_verlet import VelocityVerlet
 from allegro_sim.kernels.cpu.fixed_point import LOW_SCALE, words_to_float
@@ -72,7 +72,7 @@ def test_energy_error_falls_fourfold_when_the_step_is_halved() -> None:
         totals = []
         for step in range(100 * 2**halving):
             advance(system, potential, integrator, 1, step)
-            totals.append(measure(system, COMM, integrator.kinetic_sums(system), 117).total)
+            totals.append(measure(rank_sums(system, integrator.kinetic_sums(system)), system.cell, COMM, 117).total)
         errors.append(np.std(totals))
     # The leading error is dt²; the next, dt⁴, changes a ratio by about (w dt)² = 0.08.
     assert errors[0] / errors[1] == pytest.approx(4.0, abs=0.4)
@@ -147,7 +147,7 @@ def run_langevin(timestep: float, femtoseconds: float, friction_per_ps: float = 
         integrator.first_half(system, step, measure=True)
         potential.compute(system)
         integrator.second_half(system)
-        found.append(measure(system, COMM, integrator.kinetic_sums(system), 120))
+        found.append(measure(rank_sums(system, integrator.kinetic_sums(system)), system.cell, COMM, 120))
     return found
 
 
@@ -174,8 +174,8 @@ def test_without_friction_the_conserved_quantity_is_the_energy_at_whole_steps() 
         integrator.first_half(system, step, measure=True)
         potential.compute(system)
         integrator.second_half(system)
-        found = measure(system, COMM, integrator.kinetic_sums(system), 120)
-        whole = measure(system, COMM, kinetic_sums(system), 120)
+        found = measure(rank_sums(system, integrator.kinetic_sums(system)), system.cell, COMM, 120)
+        whole = measure(rank_sums(system, kinetic_sums(system)), system.cell, COMM, 120)
         assert found.heat == 0
         # The same whole numbers of 2^-44 eV, added to another float64.
         assert found.conserved == pytest.approx(whole.total, abs=1e-12) and found.total != whole.total

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import ase
+import ase.io
 import numpy as np
 import pytest
 from support.legacy import legacy_model, legacy_structure
 from support.run_jobs import digest_frames
-from support.water import run_water
+from support.water import run_water, write_input
 
+from allegro_sim.config import load_settings
 from allegro_sim.model.weight_file import save_model
+from allegro_sim.parallel.comm import SerialComm
+from allegro_sim.simulation import Simulation
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +62,39 @@ def test_bits_do_not_depend_on_threads(tmp_path, model, atoms):
     digests = [digest_frames(next((tmp_path / str(threads)).rglob("trajectory.h5md"))) for threads in (1, 3)]
     assert digests[0] == digests[1]
     assert np.size(list(digests[0])) >= 3
+
+
+def test_bits_do_not_depend_on_ranks_and_survive_a_restart_on_others(tmp_path, model, atoms, mpirun):
+    """40 steps on one rank; on two; and 20 on two, continued on one. Both precisions, with a thermostat."""
+    structure = tmp_path / "structure.traj"
+    ase.io.write(structure, atoms)
+    jobs = []
+    for precision in ("double", "single"):
+        for name, steps in (("one", 40), ("two", 40), ("half", 20)):
+            source = write_input(
+                tmp_path / f"{name}-{precision}.toml",
+                model,
+                structure,
+                tmp_path / f"{name}-{precision}",
+                run={"steps": steps, "timestep_fs": 0.2, "precision": precision},
+                dynamics={"ensemble": "langevin", "temperature_K": 300.0, "friction_per_ps": 5.0},
+                output={"trajectory_every": 20, "thermo_every": 0, "checkpoint_every": 20},
+            )
+            if name != "one":
+                jobs.append({"name": source.stem, "input": str(source), "set": []})
+    listed = tmp_path / "jobs.json"
+    listed.write_text(json.dumps(jobs))
+    script = Path(__file__).resolve().parent.parent / "support" / "run_jobs.py"
+    done = mpirun(2, sys.executable, script, listed, tmp_path / "results.json", timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    on_two = json.loads((tmp_path / "results.json").read_text())
+    for precision in ("double", "single"):
+        Simulation(load_settings(tmp_path / f"one-{precision}.toml"), SerialComm()).run()
+        more = load_settings(tmp_path / f"half-{precision}.toml", ["run.steps=40"])
+        Simulation(more, SerialComm(), restart="").run()
+        whole, continued = (
+            digest_frames(tmp_path / f"{name}-{precision}" / "trajectory.h5md") for name in ("one", "half")
+        )
+        assert len(whole) == 3
+        assert on_two[f"two-{precision}"] == whole
+        assert continued == whole

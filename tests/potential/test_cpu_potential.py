@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.bits import compute_bits
+from support.legacy import legacy_model
 from support.potential import make_system, pair_model_structure
 from support.random_models import random_model, random_structure
 
@@ -76,39 +78,39 @@ def test_vectors_of_the_centre_equal_tensors_on_edges(l_max, num_layers):
     assert np.abs(result.forces - reference.forces).max() <= 1e-10 * max(1.0, np.abs(reference.forces).max())
 
 
-def _compute(model, structure, precision, *, skin=0.0, threads=1, chunk_edges=None):
-    """Integer forces of all rows, energies, virial words, atom virials: everything as bits."""
-    system, neighbors = make_system(model, structure, skin)
-    potential = create_potential(model, "cpu", precision, threads, chunk_edges)
-    potential.compute(system, neighbors, want_virial=True, want_atom_virials=True)
-    assert len(system.bad_centres) == 0
-    local = system.num_local
-    # Ghost rows differ with the skin: forces and virials are summed by atom, as the halo does.
-    forces, virials = np.zeros((system.num_global, 3), np.int64), np.zeros((system.num_global, 9), np.int64)
-    np.add.at(forces, system.ids[:local], system.forces[:local])
-    np.add.at(virials, system.ids[:local], system.atom_virials[:local])
-    energies = np.empty(system.num_global)
-    energies[system.ids[: system.num_owned]] = system.energies[: system.num_owned]
-    return forces, energies, system.virial_words.copy(), virials
+# One of the current generation; of the legacy one: channels mixed after and before the product, the edge itself in and
+# out, environments mixed, layers with cutoffs of their own.
+LEGACY = (
+    "pair_cutoffs_zbl", "uvvp_collected_so3", "uuulin_self_edge", "environment_linear", "three_layer_cutoffs",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [{"threads": 3}, {"skin": 0.7}, {"chunk_edges": 1}, {"chunk_edges": 37}], ids=str)
-def test_bits_do_not_depend_on_threads_chunks_or_the_list(options, precision):
-    model = random_model(5, l_max=2, num_layers=2, zbl=True, per_pair_cutoffs=True, num_tensor_features=17)
+def _of_either_generation(name):
+    if name in LEGACY:
+        return legacy_model(name)
+    return random_model(5, l_max=2, num_layers=2, zbl=True, per_pair_cutoffs=True, num_tensor_features=17)
+
+
+@pytest.mark.parametrize("name", ["current", *LEGACY])
+def test_bits_do_not_depend_on_threads_chunks_or_the_list(name, precision):
+    model = _of_either_generation(name)
     structure = random_structure(2, model, num_atoms=24)
-    expected = _compute(model, structure, precision, chunk_edges=10000)
-    result = _compute(model, structure, precision, **options)
-    assert all(np.array_equal(a, b) for a, b in zip(expected, result, strict=True))
+    expected = compute_bits(model, structure, precision, chunk_edges=10000)
+    assert np.abs(expected[0]).max() > 1000
+    for options in ({"threads": 3}, {"skin": 0.7}, {"chunk_edges": 1}, {"chunk_edges": 37}):
+        result = compute_bits(model, structure, precision, **options)
+        assert all(np.array_equal(a, b) for a, b in zip(expected, result, strict=True)), options
 
 
-def test_bits_of_a_cluster_do_not_depend_on_another_one_far_away(precision):
+@pytest.mark.parametrize("name", ["current", "pair_cutoffs_zbl"])
+def test_bits_of_a_cluster_do_not_depend_on_another_one_far_away(name, precision):
     """Other centres before it in the list move its edges to other places of a chunk."""
-    model = random_model(5, num_types=2)
-    positions, _, _, types = random_structure(2, model, num_atoms=20)
+    model = _of_either_generation(name)
+    positions, _, _, types = random_structure(2, model, num_atoms=20 if name == "current" else 9)
     open_pbc = np.zeros(3, bool)
-    alone = _compute(model, (positions, None, open_pbc, types), precision)
+    alone = compute_bits(model, (positions, None, open_pbc, types), precision)
     both = np.concatenate([positions[:3] + 1000.0, positions])
-    together = _compute(model, (both, None, open_pbc, np.concatenate([types[:3], types])), precision)
+    together = compute_bits(model, (both, None, open_pbc, np.concatenate([types[:3], types])), precision)
     assert np.array_equal(together[0][3:], alone[0])
     assert np.array_equal(together[1][3:], alone[1])
 
@@ -132,11 +134,11 @@ def test_hundreds_of_edges_a_centre(precision):
     """More than a chunk holds: the workspace grows, the results stay those of the reference."""
     model = random_model(3, num_layers=1, l_max=1)
     structure = pair_model_structure(300)
-    forces, energies, *_ = _compute(model, structure, precision, chunk_edges=16)
+    forces, energies, *_ = compute_bits(model, structure, precision, chunk_edges=16)
     reference = evaluate_structure(model, *structure)
     assert np.abs(energies - reference.energies).max() <= 1e-5 * np.abs(reference.energies).max()
     assert np.abs(forces_to_float(forces) - reference.forces).max() <= 1e-5 * np.abs(reference.forces).max()
-    again = _compute(model, structure, precision, chunk_edges=100000)
+    again = compute_bits(model, structure, precision, chunk_edges=100000)
     assert np.array_equal(forces, again[0])
 
 
@@ -171,7 +173,7 @@ def _neighbors_of(neighbors, i):
 
 def test_virial_is_the_sum_of_atom_virials(precision):
     model = random_model(9)
-    _, _, words, virials = _compute(model, random_structure(3, model), precision)
+    _, _, words, virials = compute_bits(model, random_structure(3, model), precision)
     # Each term is rounded to 2^-40 eV.
     assert np.allclose(words_to_float(words), forces_to_float(virials).sum(axis=0), rtol=0, atol=1e-9)
 
@@ -183,7 +185,7 @@ def test_devices_and_precisions():
     assert "mixed computed as single" in mixed.description
     assert "mixed" not in single.description
     structure = random_structure(1, model)
-    same = zip(_compute(model, structure, "mixed"), _compute(model, structure, "single"), strict=True)
+    same = zip(compute_bits(model, structure, "mixed"), compute_bits(model, structure, "single"), strict=True)
     assert all(np.array_equal(a, b) for a, b in same)
     with pytest.raises(DeviceError, match="tpu"):
         create_potential(model, "tpu")

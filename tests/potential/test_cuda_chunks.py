@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.legacy import MODELS as LEGACY_MODELS
+from support.legacy import legacy_model
 from support.random_models import random_model
 
-from allegro_sim.errors import DeviceError
 from allegro_sim.potential.cuda.chunks import ROW_MULTIPLE, centers_for, edges_for, make_table, rows_for
+from allegro_sim.potential.cuda.direct_track import CENTER_ROWS
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import Buffer, Launch, Matrix, Product, names_of, system_buffers
 
@@ -82,8 +84,9 @@ def test_memory_of_an_atom_is_within_600_bytes():
 
 
 @pytest.mark.parametrize("precision", ["double", "single", "mixed"])
-def test_plan_names_only_buffers_it_has_and_kernels_there_are(precision):
-    model = random_model(1, num_layers=2)
+@pytest.mark.parametrize("legacy", ["", *LEGACY_MODELS])
+def test_plan_names_only_buffers_it_has_and_kernels_there_are(precision, legacy):
+    model = legacy_model(legacy) if legacy else random_model(1, num_layers=2)
     layout = Layout(model, precision)
     plan = layout.plan(256, 64, system_buffers(100, 60, 3000, 3, False))
     launched = []
@@ -94,26 +97,42 @@ def test_plan_names_only_buffers_it_has_and_kernels_there_are(precision):
             launched.append(operation.kernel)
             assert operation.shared_bytes <= 99 * 1024
             assert operation.block <= 1024
-    assert sorted(launched) == sorted(layout.kernels)  # each once
+    # Each once; but channels that mix before the product do so again on the way back, and layers share a sum.
+    again = {name for name in launched if name.startswith("mix_in_") or name == "environment_gradient_sum"}
+    assert sorted(set(launched)) == sorted(layout.kernels)
+    assert all(launched.count(name) == 1 for name in launched if name not in again)
 
 
-def test_bytes_of_a_chunk_are_those_of_its_buffers():
-    layout = Layout(random_model(1), "single")
+def tiled(buffer, centers):
+    return buffer.kind == "center" and buffer.shape[0] == centers + CENTER_ROWS
+
+
+@pytest.mark.parametrize("legacy", ["", "environment_linear", "uvvp_collected_so3"])
+def test_bytes_of_a_chunk_are_those_of_its_buffers(legacy):
+    layout = Layout(legacy_model(legacy) if legacy else random_model(1), "single")
     for capacity, centers in ((1280, 320), (128, 8), (65536, 4096)):
-        plan = layout.plan(capacity, centers, {"energies": system_buffers(1, 1, 1, 1, False)["energies"]})
+        plan = layout.plan(capacity, centers, system_buffers(1, 1, 1, 1, False))
         estimate = capacity * layout.bytes_per_edge + centers * layout.bytes_per_center
-        # `first` has one element more than there are centres; arrays that a model does not use have one.
-        assert abs(plan.nbytes("edge", "center") - estimate) <= 256
-
-
-def test_legacy_generation_is_refused_by_name():
-    from dataclasses import replace
-
-    with pytest.raises(DeviceError, match="legacy"):
-        Layout(replace(random_model(1), generation="legacy"), "single")
+        # `first` has one element more than there are centres; arrays that a model does not use have one; and some are a
+        # tile's rows longer.
+        fixed = sum(
+            CENTER_ROWS * b.nbytes // (centers + CENTER_ROWS) for b in plan.buffers.values() if tiled(b, centers)
+        )
+        assert abs(plan.nbytes("edge", "center") - fixed - estimate) <= 256
 
 
 def test_matrices_and_products_are_plain_data():
     matrix = Matrix("x", 8, 40)
     product = Product(matrix, matrix, matrix, 128, 16, 16, False, True)
     assert names_of(product) == ("x", "x", "x")
+
+
+def test_a_table_is_kept_while_its_chunks_have_room():
+    counts = np.full(1000, 40)
+    table = make_table(counts, 4096)
+    assert table.holds(counts) and table.holds(counts - 1)
+    crowded = counts.copy()
+    crowded[:50] = 80  # all in the first chunk
+    assert not table.holds(crowded)
+    assert not table.holds(counts // 2)  # room for nothing
+    assert not table.holds(counts[:-1])  # other atoms

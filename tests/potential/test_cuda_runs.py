@@ -6,10 +6,12 @@ import ase.io
 import numpy as np
 import pytest
 from support.cuda_harness import HostDevice, HostExecutor
+from support.legacy import legacy_model
 
 import allegro_sim.potential.cuda.potential as cuda_module
 from allegro_sim.calculator import AllegroCalculator
 from allegro_sim.config import load_settings
+from allegro_sim.model.weight_file import save_model
 from allegro_sim.parallel.comm import SerialComm
 from allegro_sim.potential.cuda import device
 from allegro_sim.simulation import Simulation
@@ -20,8 +22,8 @@ pytestmark = pytest.mark.simulator
 @pytest.fixture
 def gpu(monkeypatch):
     """A machine whose GPU is this processor."""
-    monkeypatch.setattr(device, "find_device", HostDevice)
-    monkeypatch.setattr(cuda_module, "_gpu_executor", HostExecutor)
+    monkeypatch.setattr(device, "find_device", lambda local_rank: HostDevice())
+    monkeypatch.setattr(cuda_module, "_gpu_executor", lambda local_rank: HostExecutor())
 
 
 def test_calculator_gives_the_cpus_numbers(gpu, repository, inputs):
@@ -37,10 +39,10 @@ def test_calculator_gives_the_cpus_numbers(gpu, repository, inputs):
     assert "auto, since there is CPU runner" in atoms.calc._evaluator.potential.description
 
 
-def run(folder, inputs, repository, name, precision="double", steps=4):
+def run(folder, inputs, repository, name, precision="double", steps=4, model=None):
     """Positions, forces (2^-40 eV/Å), and how often the list was built."""
     text = f"""
-        model.file = "{inputs / "water" / "water.h5"}"
+        model.file = "{model or inputs / "water" / "water.h5"}"
         structure.file = "{repository / "tests" / "data" / "water24.xyz"}"
         run = {{ steps = {steps}, timestep_fs = 2.0, seed = 1, device = "{name}", precision = "{precision}" }}
         velocities.temperature_K = 900.0
@@ -52,7 +54,7 @@ def run(folder, inputs, repository, name, precision="double", steps=4):
     (folder / f"{name}.toml").write_text(text)
     simulation = Simulation(load_settings(folder / f"{name}.toml"), SerialComm())
     simulation.run()
-    system = simulation.system
+    system = simulation.motion.atoms()
     order = np.argsort(system.ids[: system.num_owned])
     positions, forces = (array[: system.num_owned][order] for array in (system.positions, system.forces))
     return simulation, positions, forces
@@ -61,12 +63,24 @@ def run(folder, inputs, repository, name, precision="double", steps=4):
 def test_dynamics_follow_those_of_the_cpu_through_rebuilds(gpu, inputs, repository, tmp_path):
     _, positions, forces = run(tmp_path, inputs, repository, "cpu")
     simulation, found_positions, found_forces = run(tmp_path, inputs, repository, "cuda")
-    assert simulation.neighbors.num_builds > 2
+    assert simulation.motion.neighbors.num_builds > 2
     # Forces agree to a unit or two of 2^-40; four steps do not amplify that.
     assert np.abs(found_positions - positions).max() <= 1e-12
     assert np.abs(found_forces - forces).max() <= 2**10
     table = (tmp_path / "cuda" / "thermo.csv").read_text().splitlines()
     assert len(table) >= 5
+
+
+@pytest.mark.parametrize("name", ["uuup_self_edge", pytest.param("three_layer_cutoffs", marks=pytest.mark.slow)])
+def test_dynamics_of_the_legacy_generation_follow_those_of_the_cpu(gpu, inputs, repository, tmp_path, name):
+    file = tmp_path / "model.h5"
+    save_model(file, legacy_model(name), {}, [])
+    _, positions, forces = run(tmp_path, inputs, repository, "cpu", steps=2, model=file)
+    simulation, found_positions, found_forces = run(tmp_path, inputs, repository, "cuda", steps=2, model=file)
+    assert simulation.potential.device == "cuda"
+    assert np.abs(found_positions - positions).max() <= 1e-12
+    assert np.abs(found_forces - forces).max() <= 2**10
+    assert np.abs(forces).max() > 2**30
 
 
 def test_mixed_is_the_default_of_a_run_on_a_gpu(gpu, inputs, repository, tmp_path):

@@ -113,3 +113,4 @@ def test_a_library_that_is_not_independent_of_rows_gets_chunks_of_one_size(by_ro
     assert not even.engine.fixed_rows
     assert rows_keep_their_bits(even.engine.layout, even.engine.executor)
     assert "bits independent of rows (probed)" in even.description
+    assert "by cuBLAS" in even.description

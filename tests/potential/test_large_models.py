@@ -7,16 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.cuda_harness import cuda_potential, evaluate
 from support.random_models import random_model, random_structure
 
 from allegro_sim.cell import Cell
 from allegro_sim.evaluation import Evaluator
 from allegro_sim.model.reference import evaluate_structure
+from allegro_sim.model.weight_file import load_model, read_provenance, summary
 from allegro_sim.potential import folding
 from allegro_sim.potential.folding import SeparableTable, fold_model, pair_basis
-from allegro_sim.tools.importing.build import build_model
+from allegro_sim.tools.benchmark_legacy import many_types_model
 from allegro_sim.tools.importing.self_checks import run_script, upstream_self_checks
 from allegro_sim.tools.importing.source import open_source
+from allegro_sim.tools.main import main
 
 
 @pytest.fixture
@@ -36,6 +39,61 @@ def test_separable_two_body_features_are_those_of_the_tables(options, no_pair_ta
     energies, forces = (1e-10, 1e-9) if precision == "double" else (1e-5, 1e-5)
     assert np.abs(result.energies - reference.energies).max() <= energies * max(1.0, np.abs(reference.energies).max())
     assert np.abs(result.forces - reference.forces).max() <= forces * max(1.0, np.abs(reference.forces).max())
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize("precision", ["double", "single", "mixed"])
+@pytest.mark.parametrize("hidden_width", [20, 264], ids=["fused", "wide"])
+def test_separable_two_body_features_on_cuda(hidden_width, precision, no_pair_tables):
+    """Widths of both product paths; a skewed cell of three types, so that every ordered pair of them occurs."""
+    model = random_model(8, num_types=3, num_layers=1, l_max=1, num_scalar_features=18, hidden_width=hidden_width)
+    structure = random_structure(4, model, num_atoms=8)
+    reference = evaluate_structure(model, *structure)
+    potential = cuda_potential(model, precision, optimize="-O0")
+    assert potential.engine.layout.dimensions.separable
+    assert potential.engine.layout.fused == (hidden_width < 264)
+    result = evaluate(model, precision, *structure, potential=potential)
+    # As for models with tables: float64 sums; float32 features; operands of ten bits.
+    bound = {"double": 1e-9, "single": 1e-5, "mixed": 4e-3}[precision]
+    rms = np.sqrt(np.mean(reference.forces**2))
+    assert np.sqrt(np.mean((result.forces - reference.forces) ** 2)) <= bound * rms
+    assert np.abs(result.energies - reference.energies).max() <= bound * max(1.0, np.abs(reference.energies).max())
+    assert np.abs(result.virial - reference.virial).max() <= bound * max(1.0, np.abs(reference.virial).max())
+
+
+def few_of_an_alloy(count):
+    """The first atoms of a shaken fcc lattice of five elements of the benchmark models' list, as a cluster."""
+    positions, _, _, types = alloy(3.6)
+    nearest = np.argsort(np.linalg.norm(positions - positions[0], axis=1))[:count]
+    return positions[nearest], None, np.zeros(3, bool), types[nearest]
+
+
+@pytest.mark.simulator
+@pytest.mark.parametrize(
+    ("options", "precision"),
+    [
+        ({"l_max": 2, "num_layers": 2, "scalars": 48, "channels": 8, "hidden": (20,), "readout": 16}, "mixed"),
+        *(
+            pytest.param({}, precision, marks=(pytest.mark.slow, pytest.mark.timeout(3600)))
+            for precision in ("double", "single", "mixed")
+        ),
+    ],
+    ids=["small", "double", "single", "mixed"],
+)
+def test_the_shape_of_a_foundation_model_on_cuda(options, precision):
+    """89 types, so that the two-body table is kept apart by itself; by default narrow, slow at the true widths."""
+    model = many_types_model(**options)
+    structure = few_of_an_alloy(8 if options else 4)
+    potential = cuda_potential(model, precision, optimize="-O0")
+    assert potential.engine.layout.dimensions.separable
+    result, reference = (
+        evaluate(model, precision, *structure, potential=potential),
+        evaluate_structure(model, *structure),
+    )
+    bound = {"double": 1e-9, "single": 1e-5, "mixed": 4e-3}[precision]
+    rms = np.sqrt(np.mean(reference.forces**2))
+    assert np.sqrt(np.mean((result.forces - reference.forces) ** 2)) <= bound * rms
+    assert np.abs(result.energies - reference.energies).max() <= bound * max(1.0, np.abs(reference.energies).max())
 
 
 def test_the_form_depends_on_the_size_alone(no_pair_tables):
@@ -79,7 +137,8 @@ def large_config() -> dict:
         **{f"{name}_mlp_{key}": value for name in ("scalar_embed", "allegro") for key, value in mlp.items()},
         "readout_mlp_hidden_layers_depth": 1, "readout_mlp_hidden_layers_width": 128,
     }  # fmt: skip
-    return {"_target_": "nequip.model.modify", "model": config, "modifiers": [{"modifier": "enable_ForceStressOutput"}]}
+    change = {"modifier": "modify_PerTypeScaleShift", "shifts": {"Cu": -3.0}}
+    return {"_target_": "nequip.model.modify", "model": config, "modifiers": [change]}
 
 
 def alloy(lattice_constant: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -93,21 +152,27 @@ def alloy(lattice_constant: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_large_foundation_model_is_upstreams(tmp_path: Path) -> None:
-    """64 atoms of a five-element alloy with the shape of Allegro-OAM-L and random weights, made by upstream."""
+    """The shape of Allegro-OAM-L with random weights, made by upstream with averages: imported, checked against
+    upstream, and evaluated on 64 atoms of a five-element alloy at a metal's density (150 edges an atom)."""
     python = os.environ.get("ALLEGRO_UPSTREAM_PYTHON")
     if not python:
         pytest.skip("needs ALLEGRO_UPSTREAM_PYTHON, an interpreter with nequip-allegro")
-    checkpoint = tmp_path / "large.ckpt"
+    checkpoint, path = tmp_path / "large.ckpt", tmp_path / "large.h5"
     job = {
-        "config": large_config(), "run_config": {}, "training_module": "nequip.train.NequIPLightningModule",
+        "config": large_config(), "run_config": {}, "training_module": "nequip.train.EMALightningModule",
         "output": str(checkpoint),
     }  # fmt: skip
     run_script(Path(python), "build", job, tmp_path, ())
-    source = open_source(checkpoint)
-    model = build_model(source).model
+    assert main(["import", str(checkpoint), "-o", str(path), "--upstream-python", python]) == 0
+    assert main(["check", str(path)]) == 0
+    model = load_model(path)
+    assert read_provenance(path)["weights"] == "averaged (EMA)" and int(summary(model)["num_weights"]) > 1e7
+    assert model.shifts[model.type_names.index("Cu")] == -3.0 and model.num_types == 89
     assert fold_model(model).separable is not None
-    structure = alloy(5.4)  # in a metal's density upstream's gradients in float64 take tens of gigabytes
+    structure = alloy(3.6)
+    source = open_source(checkpoint)
     (expected,) = upstream_self_checks(Path(python), source, [structure], raw_weights=False, pair_exponent=None)
     positions, cell, pbc, types = structure
     assert [model.type_names[t] for t in sorted(set(types.tolist()))] == list(ALLOY)
@@ -118,8 +183,3 @@ def test_a_large_foundation_model_is_upstreams(tmp_path: Path) -> None:
         assert np.abs(result.forces - expected.forces).max() <= forces * max(1.0, np.abs(expected.forces).max())
         bound = forces * max(1.0, np.abs(expected.virial).max())
         assert np.abs(result.virial - expected.virial).max() <= bound
-    positions, cell, pbc, types = alloy(3.6)
-    reference = evaluate_structure(model, positions, cell, pbc, types)
-    result = Evaluator(model, precision="double").evaluate(types, positions, Cell(cell, pbc))
-    assert np.abs(result.energies - reference.energies).max() <= 1e-10 * max(1.0, np.abs(reference.energies).max())
-    assert np.abs(result.forces - reference.forces).max() <= 1e-9 * max(1.0, np.abs(reference.forces).max())

@@ -48,7 +48,7 @@ def _compiler() -> str:
 @functools.cache
 def cpu_flags() -> tuple[str, ...]:
     """Real fused multiply-adds where the processor has them; elsewhere the C library computes them, slowly."""
-    flags = ["-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fno-threadsafe-statics"]
+    flags = ["-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing"]
     if platform.machine() == "x86_64":
         features = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE)
         present = features[1].split() if features else []
@@ -105,9 +105,11 @@ def build(source: str, flags: tuple[str, ...], include: tuple[str, ...], link: s
     text, _ = _call_compiler([*macros, *includes, "-E", "-x", "c++", "-"], source)
     kernels = tuple(re.findall(r"\b__global__\s+(?:static\s+)?void\s+(\w+)\s*\(", text))
     table = ", ".join(f'cuda_on_cpu::Entry<cuda::{name}>::kernel("{name}")' for name in kernels)
+    # Made while the module is loaded, and never destroyed: threads may ask for it at the same time, and at any time.
     text = _translate(text) + (
-        "static const std::vector<cuda_on_cpu::Kernel>& kernel_table() {\n"
-        f"  static const std::vector<cuda_on_cpu::Kernel> table = {{{table}}};\n  return table;\n}}\n"
+        "using Kernels = std::vector<cuda_on_cpu::Kernel>;\n"
+        f"static const Kernels* const table = new Kernels{{{table}}};\n"
+        "static const Kernels& kernel_table() { return *table; }\n"
     )
     version = _call_compiler(["--version"], "")[0]
     key = hashlib.sha256("\0".join((text, version, link, *flags)).encode()).hexdigest()[:32]

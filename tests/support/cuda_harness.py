@@ -1,17 +1,22 @@
 """The CUDA potential without a GPU: its own plan, kernels and orchestration, with NumPy arrays for device arrays.
 
 CUDA C++ kernels run in `cuda_runner.CpuModule`, Numba's in numba-cuda's simulator (tests/conftest.py turns it on),
-products of the wide path as plain sums. Every array stands between guard bytes, and holds NaN until it is written.
+products of the wide path as plain sums. Every array stands between guard bytes, and holds NaN until it is written;
+after every operation the guards of the arrays that it was given are looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from support.cuda_runner import CpuModule
+from support.mixed_reference import truncate_to_tf32
 
 from allegro_sim.cell import Cell
 from allegro_sim.evaluation import Evaluation, Evaluator
@@ -20,7 +25,6 @@ from allegro_sim.potential.cuda.device import OutOfDeviceMemory
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import (
     NUMBERS,
-    Fill,
     IndexLaunch,
     Launch,
     Matrix,
@@ -33,6 +37,8 @@ from allegro_sim.potential.cuda.potential import CudaPotential
 
 GUARD_BYTES = 256
 GUARD = 0xA5
+THREADS = 128
+"""Threads of a block, as of the executor on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -41,32 +47,39 @@ class HostDevice:
 
     total_bytes: int = 2**34
     capability: tuple[int, int] = (9, 0)
+    place: str = "here"
 
     def __str__(self) -> str:
         return "CPU runner"
 
 
 class HostBound:
-    """Operations of a plan with their arrays; what was run is written down."""
+    """Operations of a plan with their arrays, as `executor.BoundPlan`; what was run is written down."""
 
     def __init__(self, executor: HostExecutor, plan: Plan, arrays: Mapping[str, np.ndarray]) -> None:
-        self.executor, self.plan = executor, plan
-        self.arrays = dict(arrays)
-        self.numbers = dict.fromkeys(NUMBERS, 0)
+        self.numbers = {name: ctypes.c_int32(0) for name in NUMBERS}
         for operation in plan.operations:
-            executor.check(operation, plan, self.arrays)
+            executor.check(operation, plan, arrays)
+
+        def calls(operations: tuple[Operation, ...]) -> list[tuple[Operation, Callable[[], None]]]:
+            return [
+                (operation, partial(executor.run, operation, dict(arrays), self.numbers)) for operation in operations
+            ]
+
+        self.before, self.chunk = calls(plan.before), calls(plan.chunk)
 
     def want(self, virial: bool, atom_virials: bool) -> None:
-        self.numbers |= {"want_virial": int(virial), "want_atom_virials": int(atom_virials)}
+        self.numbers["want_virial"].value = virial
+        self.numbers["want_atom_virials"].value = atom_virials
 
     def run_before(self) -> None:
-        for operation in self.plan.before:
-            self.executor.run(operation, self.arrays, self.numbers)
+        for _, call in self.before:
+            call()
 
     def run_chunk(self, chunk: int) -> None:
-        self.numbers["chunk"] = chunk
-        for operation in self.plan.chunk:
-            self.executor.run(operation, self.arrays, self.numbers)
+        self.numbers["chunk"].value = chunk
+        for _, call in self.chunk:
+            call()
 
 
 @dataclass
@@ -75,6 +88,7 @@ class HostExecutor:
 
     order, block_order, sanitize, optimize: see `CpuModule`. memory_limit: bytes that may be allocated at a time; above
     it an allocation fails as on a GPU. executed: every operation that was run, in order. copies: (direction, bytes).
+    called: every kernel that `call` launched.
     """
 
     order: str = "forward"
@@ -85,16 +99,51 @@ class HostExecutor:
     device: HostDevice = field(default_factory=HostDevice)
     executed: list[Operation] = field(default_factory=list)
     copies: list[tuple[str, int]] = field(default_factory=list)
+    called: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._memory: list[np.ndarray] = []
-        self.module: CpuModule | None = None
-
-    def load(self, layout: Layout) -> None:
         from numba import cuda
 
-        from allegro_sim.kernels.numba_cuda.index import KERNELS
+        from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
 
+        self._memory: dict[int, tuple[np.ndarray, int, int]] = {}  # by the address of the array
+        self.module: CpuModule | None = None
+        self._modules: dict[str, CpuModule] = {}
+        self._index = {name: cuda.jit(signature)(python) for name, (python, signature) in KERNELS.items()}
+
+    arrays = np
+
+    @staticmethod
+    def working():
+        return nullcontext()
+
+    def load_module(self, source: str, kernels: Mapping[str, int]) -> None:
+        module = CpuModule(source, order=self.order, block_order=self.block_order, optimize=self.optimize)
+        assert set(module.kernels) == set(kernels), "the module has other kernels than its table"
+        self._modules |= dict.fromkeys(kernels, module)
+
+    def call(self, kernel: str, threads: int, *arguments: Any) -> Callable[[], None]:
+        grid = max(1, -(-threads // THREADS))
+        for argument in arguments:
+            assert isinstance(argument, np.generic) or argument.flags.c_contiguous
+        if kernel in self._index:
+            # No more threads than there is work for: each is a thread of Python.
+            block = min(THREADS, max(threads, 1))
+            return lambda: (self.called.append(kernel), self._run_index(kernel, grid, block, arguments))
+        return lambda: self._run_module(kernel, grid, arguments)
+
+    def _run_module(self, kernel: str, grid: int, arguments: Sequence[Any]) -> None:
+        self.called.append(kernel)
+        self._modules[kernel].launch(kernel, (grid,), (THREADS,), arguments)
+
+    def _run_index(self, kernel: str, grid: int, block: int, arguments: Sequence[Any]) -> None:
+        from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+        # Left to itself the simulator copies arrays in and out, and what overlaps with another would be lost.
+        values = [FakeCUDAArray(value) if isinstance(value, np.ndarray) else value for value in arguments]
+        self._index[kernel][grid, block](*values)
+
+    def load(self, layout: Layout) -> None:
         self.module = CpuModule(
             layout.source,
             order=self.order,
@@ -103,7 +152,6 @@ class HostExecutor:
             optimize=self.optimize,
         )
         assert set(self.module.kernels) == set(layout.kernels), "the module has other kernels than the plan knows"
-        self._index = {name: cuda.jit(signature)(python) for name, (python, signature) in KERNELS.items()}
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
@@ -114,7 +162,7 @@ class HostExecutor:
             raise OutOfDeviceMemory(nbytes)
         memory = np.full(nbytes + 3 * GUARD_BYTES, GUARD, np.uint8)
         start = -memory.ctypes.data % GUARD_BYTES + GUARD_BYTES
-        self._memory.append((memory, start, nbytes))
+        self._memory[memory.ctypes.data + start] = (memory, start, nbytes)
         array = memory[start : start + nbytes].view(dtype)
         array[:] = np.nan if dtype.kind == "f" else 0
         return array
@@ -122,11 +170,17 @@ class HostExecutor:
     def release(self) -> None:
         pass
 
-    def check_guards(self) -> None:
-        """Nothing was written before the start or after the end of any array."""
-        for memory, start, nbytes in self._memory:
-            outside = np.concatenate([memory[:start], memory[start + nbytes :]])
-            assert (outside == GUARD).all(), f"a kernel wrote outside of an array of {nbytes} bytes"
+    def check_guards(self, operation: Operation | None = None, arrays: Mapping[str, np.ndarray] | None = None) -> None:
+        """Nothing was written before the start or after the end of the arrays of an operation, or of any array."""
+        if operation is None or arrays is None:
+            watched = dict.fromkeys(self._memory, "an array")
+        else:
+            watched = {_address(arrays[name]): name for name in names_of(operation) if name not in NUMBERS}
+        for address, name in watched.items():
+            memory, start, nbytes = self._memory[address]
+            for outside in (memory[:start], memory[start + nbytes :]):
+                if outside.tobytes().count(GUARD) != outside.size:
+                    raise AssertionError(f"{operation or 'some kernel'} wrote outside of {name}, {nbytes} bytes")
 
     def upload(self, array: np.ndarray, values: np.ndarray) -> None:
         self.copies.append(("to the device", array.nbytes))
@@ -151,26 +205,32 @@ class HostExecutor:
                 assert array.dtype == buffer.dtype, name
                 assert array.nbytes >= buffer.nbytes, name
 
-    def run(self, operation: Operation, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, int]) -> None:
+    def run(
+        self, operation: Operation, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, ctypes.c_int32]
+    ) -> None:
         self.executed.append(operation)
-        if isinstance(operation, Fill):
-            arrays[operation.buffer][...] = 0
-        elif isinstance(operation, Product):
+        self._run(operation, arrays, numbers)
+        self.check_guards(operation, arrays)
+
+    def _run(
+        self, operation: Operation, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, ctypes.c_int32]
+    ) -> None:
+        if isinstance(operation, Product):
             self._multiply(operation, arrays)
         else:
             values = [self._value(argument, arrays, numbers) for argument in operation.arguments]
             if isinstance(operation, IndexLaunch):
-                self._index[operation.kernel][operation.grid, operation.block](*values)
+                self._run_index(operation.kernel, operation.grid, operation.block, values)
             else:
                 assert isinstance(operation, Launch) and self.module is not None
                 grid, block = (operation.grid,), (operation.block,)
                 self.module.launch(operation.kernel, grid, block, values, operation.shared_bytes)
 
     @staticmethod
-    def _value(argument: Any, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, int]) -> Any:
+    def _value(argument: Any, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, ctypes.c_int32]) -> Any:
         if not isinstance(argument, str):
             return argument
-        return np.int32(numbers[argument]) if argument in numbers else arrays[argument]
+        return np.int32(numbers[argument].value) if argument in numbers else arrays[argument]
 
     @staticmethod
     def _multiply(product: Product, arrays: Mapping[str, np.ndarray]) -> None:
@@ -185,10 +245,16 @@ class HostExecutor:
         left = rows(product.left, product.rows, product.inner)
         right = rows(product.right, product.inner, product.columns)
         out = rows(product.out, product.rows, product.columns)
+        if product.tensor_cores:  # they read ten bits of the fraction, and ignore the rest
+            left, right = truncate_to_tf32(left), truncate_to_tf32(right)
         total = out.copy() if product.accumulate else np.zeros_like(out)
         for k in range(product.inner):
             total += left[:, k : k + 1] * right[k]
         out[...] = total
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 def cuda_potential(
@@ -213,5 +279,4 @@ def evaluate(
     evaluator = Evaluator(model, device="cpu", precision="double", threads=1)
     evaluator.potential = potential or cuda_potential(model, precision, **options)
     result = evaluator.evaluate(types, positions, Cell(vectors, pbc), want_atom_virials=True)
-    evaluator.potential.engine.executor.check_guards()
     return result

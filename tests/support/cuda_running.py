@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,10 +42,12 @@ class Library:
     """A module in this process.
 
     The stacks of its threads stay for its next launch; of many modules only the last few in use keep them, since the
-    system limits how many pieces of memory a process may have.
+    system limits how many pieces of memory a process may have. A module has one state, however often it is loaded:
+    of all launches of the process one runs at a time.
     """
 
     _WITH_STACKS = 32
+    _one_at_a_time: ClassVar[threading.Lock] = threading.Lock()
     _in_use: ClassVar[dict[int, ctypes.CDLL]] = {}  # the last used at the end
 
     def __init__(self, path: Path, n_kernels: int, count_bytes: bool) -> None:
@@ -58,6 +61,23 @@ class Library:
 
     def run(self, launch: Launch) -> tuple[str, np.ndarray]:
         """Message of what went wrong, or nothing; and the counts of each argument."""
+        with self._one_at_a_time:
+            return self._run(launch)
+
+    def run_pointers(self, kernel: int, sizes: Sequence[int], shared_bytes: int, pointers: int) -> str:
+        """Message of what went wrong; pointers: address of one to each argument's value, as cuLaunchKernel takes it."""
+        with self._one_at_a_time:
+            self._keep_stacks()
+            self._library.cuda_on_cpu_set_order(0, ctypes.c_uint64(0), 0)
+            return self._launch(kernel, sizes, shared_bytes, ctypes.c_void_p(pointers))
+
+    def _launch(self, kernel: int, sizes: Sequence[int], shared_bytes: int, pointers: Any) -> str:
+        failed = self._library.cuda_on_cpu_launch(
+            ctypes.c_uint(kernel), (ctypes.c_uint * 6)(*sizes), ctypes.c_size_t(shared_bytes), pointers
+        )
+        return self._library.cuda_on_cpu_message().decode(errors="replace") if failed else ""
+
+    def _run(self, launch: Launch) -> tuple[str, np.ndarray]:
         self._keep_stacks()
         n = len(launch.arguments)
         values: list[Any] = []
@@ -73,16 +93,10 @@ class Library:
             lengths = (ctypes.c_size_t * max(1, n))(*(array.nbytes for array in arrays))
             self._library.cuda_on_cpu_watch_arrays(ctypes.c_size_t(n), begins, lengths)
         self._library.cuda_on_cpu_set_order(launch.order, ctypes.c_uint64(launch.seed), launch.blocks_reversed)
-        failed = self._library.cuda_on_cpu_launch(
-            ctypes.c_uint(launch.kernel),
-            (ctypes.c_uint * 6)(*launch.sizes),
-            ctypes.c_size_t(launch.shared_bytes),
-            pointers,
-        )
+        message = self._launch(launch.kernel, launch.sizes, launch.shared_bytes, pointers)
         counts = np.zeros((n, len(COUNTS)), np.uint64)
         if self._count:
             self._library.cuda_on_cpu_counts(ctypes.c_void_p(counts.ctypes.data))
-        message = self._library.cuda_on_cpu_message().decode(errors="replace") if failed else ""
         return message, counts.astype(np.int64)
 
     def _keep_stacks(self) -> None:

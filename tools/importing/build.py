@@ -5,12 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from allegro_sim.errors import CheckpointImportError
+from allegro_sim.errors import CheckpointImportError, InputError
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.tools.importing.current import read_current
 from allegro_sim.tools.importing.legacy import read_legacy_model
 from allegro_sim.tools.importing.legacy_source import LegacySource
-from allegro_sim.tools.importing.model_source import BUILDERS, SAVED_MODELS, SUPPORTED, Source, trained_vectors, unwrap
+from allegro_sim.tools.importing.model_source import (
+    BUILDERS,
+    LIGHTNING,
+    SAVED_MODELS,
+    SUPPORTED,
+    Source,
+    trained_vectors,
+    unwrap,
+)
 from allegro_sim.tools.importing.options import Options, Tensors
 
 # Modifiers (nequip.model.modify) that leave tensors and their meaning as they are, or change only scales and shifts.
@@ -37,8 +45,15 @@ def build_model(
 
     raw_weights: take the weights of the last training step although averaged ones are there, which upstream uses.
     elements: type name -> chemical symbol, for types whose names are none.
-    Raises CheckpointImportError for other models, unknown options or tensors, and tensors that do not fit.
+    Raises CheckpointImportError for other models, unknown options or tensors, and tensors that do not fit; InputError
+    for raw_weights where a file does not hold them beside others.
     """
+    if raw_weights and not (isinstance(source, Source) and source.kind == LIGHTNING):
+        form = source.form if isinstance(source, LegacySource) else source.kind
+        raise InputError(
+            f"--raw-weights: {source.path} is a {form}, which holds its weights in one state only; the option chooses "
+            "among those of a Lightning .ckpt (of a legacy training folder, give last_model.pth for the raw ones)"
+        )
     if isinstance(source, LegacySource):
         notes = list(source.notes)
         model, num_weights = read_legacy_model(source, elements or {}, notes)
@@ -52,7 +67,7 @@ def build_model(
     tensors = Tensors(_without_prefix(state), source.path, _without_prefix(source.constants))
     notes = list(source.notes)
     model = read_current(source, options, tensors, trained_vectors(config, modifiers), elements or {}, notes)
-    used = "raw" if source.kind == "Lightning checkpoint" else "stored"
+    used = "raw" if source.kind == LIGHTNING else "stored"
     if averages is not None:
         used = f"averaged ({averages.kind})"
     return Built(model, tensors.num_weights, used, (*notes, *_foreign_notes(source)))

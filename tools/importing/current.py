@@ -140,6 +140,7 @@ def read_current(
         shifts=shifts,
         zbl=zbl,
         hyperparameters=source.full_config(),
+        so3=track.so3,
     )
     return _with_equal_widths(model, embed_out)
 

@@ -81,7 +81,7 @@ class _Reader:
             self.version = "0.2"
         else:
             raise CheckpointImportError(
-                f"{source.path}: holds no Allegro model of the legacy generation: neither the tensor "
+                f"{source.path}: is a {source.form} of {_made_of(source)}, not an Allegro model: neither the tensor "
                 "typeembed.type_embeddings (allegro 0.3) nor allegro.per_layer_cutoffs (allegro 0.2) is there"
             )
         first = floats.get("allegro.latents.0._forward._weight_0")
@@ -375,6 +375,14 @@ class _Reader:
                 "mix_in": np.ascontiguousarray(weights.transpose(2, 0, 1)),
             }
         return {"path_weights": np.ascontiguousarray(np.broadcast_to(weights, (channels, len(paths))))}
+
+
+def _made_of(source: LegacySource) -> str:
+    """The modules of a network, by their names, and the builders that its configuration names."""
+    modules = dict.fromkeys(name.split(".")[0] for name in source.tensors if "." in name)
+    builders = source.config.get("model_builders")
+    named = f", built by {', '.join(map(str, builders))}" if isinstance(builders, list) else ""
+    return f"the modules {', '.join(list(modules)[:6]) or 'without tensors'}{named}"
 
 
 def _plain(value: Any) -> Any:

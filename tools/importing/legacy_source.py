@@ -104,9 +104,12 @@ def _read_folder(weights: Path) -> LegacySource:
     archive = Archive(weights)
     loaded, foreign = load_inert(archive, "data.pkl", "data/{}") if archive.kind == "saved" else (None, ())
     if loaded is None or not is_legacy_state(loaded):
+        modules = dict.fromkeys(
+            _inner_name(str(name)).split(".")[0] for name in (loaded if isinstance(loaded, dict) else ())
+        )
         raise CheckpointImportError(
-            f"{weights}: holds no weights of an Allegro model of the legacy generation; of a training folder, give "
-            f"{' or '.join(_WEIGHT_FILES)}"
+            f"{weights}: lies in a training folder of nequip below 0.7, but is not an Allegro model: its modules are "
+            f"{', '.join(list(modules)[:6]) or 'none'}"
         )
     try:
         text = config_file.read_bytes().decode()

@@ -15,6 +15,7 @@ from allegro_sim.errors import CheckpointImportError
 from allegro_sim.tools.importing.archive import Archive
 from allegro_sim.tools.importing.averages import RAW_WEIGHTS, exponential_averages, schedule_free_averages
 from allegro_sim.tools.importing.model_source import (
+    LIGHTNING,
     SAVED_MODELS,
     SUPPORTED,
     Averages,
@@ -76,7 +77,7 @@ def lightning_source(
     own, modifiers = _model_config(config, name, len(names), path)
     source = Source(
         path=path,
-        kind="Lightning checkpoint",
+        kind=LIGHTNING,
         config=own,
         run_config=info,
         versions=versions_of(info.get("versions")),

@@ -15,6 +15,7 @@ SUPPORTED = (
     "What can be imported: Allegro models as Lightning .ckpt, .nequip.zip or TorchScript .nequip.pth (nequip 0.7 and "
     "newer), and as deployed .pth or training folder (nequip 0.5 and 0.6)."
 )
+LIGHTNING, PACKAGE, TORCHSCRIPT = "Lightning checkpoint", "nequip package", "TorchScript model"
 BUILDERS = tuple(
     f"allegro.model.{module}{name}"
     for module in ("", "allegro_models.")
@@ -49,7 +50,7 @@ class Source:
     """
 
     path: Path
-    kind: str  # "Lightning checkpoint", "nequip package" or "TorchScript model"
+    kind: str  # LIGHTNING, PACKAGE or TORCHSCRIPT
     config: dict[str, Any]
     run_config: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)

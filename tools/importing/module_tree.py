@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from allegro_sim.tools.importing.unpickle import Record, Tensor
+from allegro_sim.tools.importing.unpickle import Record, Tensor, python_name
 
 # What PyTorch adds to every module: nothing of it says what the module computes.
 _BOOKKEEPING = {"training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
@@ -76,9 +76,7 @@ def _count(counter: list[int], depth: int) -> None:
 
 def _scripted(record: Record, name: str, counter: list[int], depth: int) -> Module:
     _count(counter, depth)
-    parts = record.qualified_name.removeprefix("__torch__.").split(".")
-    kind = ".".join(part for part in parts if not part.startswith("___torch_mangle_"))
-    module = Module(name, kind)
+    module = Module(name, python_name(record.qualified_name))
     for key, value in record.attributes.items():
         if isinstance(value, Record):
             below = f"{name}.{key}" if name else str(key)

@@ -12,7 +12,7 @@ from typing import Any
 from allegro_sim.errors import CheckpointImportError
 from allegro_sim.tools.importing.archive import Archive
 from allegro_sim.tools.importing.inert_yaml import load_yaml
-from allegro_sim.tools.importing.model_source import BUILDERS, SUPPORTED, Source, plain, unwrap, versions_of
+from allegro_sim.tools.importing.model_source import BUILDERS, PACKAGE, SUPPORTED, Source, plain, unwrap, versions_of
 from allegro_sim.tools.importing.module_options import options_of, pair_exponent_of
 from allegro_sim.tools.importing.module_tree import Module, pickled_tree, state_of
 from allegro_sim.tools.importing.unpickle import Record, load_inert
@@ -47,7 +47,7 @@ def package_source(archive: Archive, model_name: str | None) -> Source:
     state, constants = state_of(top)
     source = Source(
         path=path,
-        kind="nequip package",
+        kind=PACKAGE,
         config=own,
         run_config=run_config,
         versions=_versions(archive),

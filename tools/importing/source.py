@@ -49,6 +49,14 @@ def open_source(path: Path, model_name: str | None = None) -> Source:
 
 def open_any(path: Path, model_name: str | None = None) -> Source | LegacySource:
     """Read a checkpoint of either generation. Raises CheckpointImportError as `open_source` does."""
+    source = _open(path, model_name)
+    only = "sole_model" if isinstance(source, LegacySource) else source.model_name
+    if model_name not in (None, only):
+        raise CheckpointImportError(f"{path}: holds one model, without a name; leave --model {model_name} out")
+    return source
+
+
+def _open(path: Path, model_name: str | None) -> Source | LegacySource:
     if path.is_dir():
         if is_training_folder(path):
             return read_legacy(path)

@@ -1,8 +1,9 @@
 """The tensor track's irreps as a checkpoint orders them, and the same model in the description's order.
 
-`allegro.model.FullAllegroModel` takes any set of irreps, in any order. The description knows two lists per l_max: the
-harmonics of degrees 0 to l_max, and either their irreps or those of both parities (`irreps.irreps_chain`). Any other
-choice is the next larger list with weights of zero where the model has no path, which computes the same.
+`allegro.model.FullAllegroModel` takes any set of irreps, in any order. The description knows three lists per l_max: the
+harmonics of degrees 0 to l_max and either their irreps or those of both parities, or all of even parity (SO(3)); see
+`irreps.irreps_chain`. Any other choice is the next larger list with weights of zero where the model has no path, which
+computes the same.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from allegro_sim.tools.importing.options import Options, Tensors
 
 @dataclass(frozen=True)
 class TensorTrack:
-    """Irreps of a model: harmonics and T_0 .. T_L in the checkpoint's order; l_max and parity of the description."""
+    """Irreps of a model: harmonics and T_0 .. T_L in the checkpoint's order; l_max, parity, so3 of the description."""
 
     harmonics: tuple[Irrep, ...]
     chain: tuple[tuple[Irrep, ...], ...]
     l_max: int
     parity: bool
+    so3: bool
 
     def spread_columns(self, weights: np.ndarray, first: int, shared: bool) -> np.ndarray:
         """Weights of channels and irreps, in the columns from `first` on, in the description's order of irreps.
@@ -62,31 +64,27 @@ def read_tensor_track(options: Options, num_layers: int) -> TensorTrack:
         allowed = _irreps(options, "tensor_track_allowed_irreps", options.take("tensor_track_allowed_irreps", "text"))
     else:
         l_max = options.take("l_max", "integer")
-        harmonics = harmonic_irreps(l_max)
-        allowed = tuple(Irrep(l, sign) for l in range(l_max + 1) for sign in (1, -1))  # noqa: E741
         setting = options.take("parity_setting", "text", None)  # nequip-allegro 0.4
-        if setting is not None and setting not in ("o3_full", "o3_restricted"):
-            raise options.error("parity_setting", f"is {setting!r}; supported: o3_full, o3_restricted")
-        if setting == "o3_restricted" or not options.take("parity", "flag", True):
+        if setting is not None and setting not in ("o3_full", "o3_restricted", "so3"):
+            raise options.error("parity_setting", f"is {setting!r}; supported: o3_full, o3_restricted, so3")
+        harmonics = harmonic_irreps(l_max, setting == "so3")
+        allowed = tuple(Irrep(l, sign) for l in range(l_max + 1) for sign in (1, -1))  # noqa: E741
+        if setting in ("o3_restricted", "so3") or not options.take("parity", "flag", True):
             allowed = harmonics
     if harmonics[0] != INVARIANT:
         raise options.error("irreps_edge_sh", f"starts with {harmonics[0]}; 0e is expected first")
-    if any(irrep.parity != (-1) ** irrep.degree for irrep in harmonics):
-        raise options.error(
-            "irreps_edge_sh", "has odd degrees of even parity (a model without parity, SO(3)), which is not supported"
-        )
-    l_max = max(irrep.degree for irrep in harmonics)
-    if any(irrep.degree > l_max for irrep in allowed):
-        raise options.error(
-            "tensor_track_allowed_irreps", f"has degrees beyond {l_max}, the largest of the harmonics; not supported"
-        )
-    parity = any(irrep.parity != (-1) ** irrep.degree for irrep in allowed)
+    so3 = any(irrep.degree % 2 == 1 and irrep.parity == 1 for irrep in harmonics)
+    if any(irrep != Irrep(irrep.degree, 1 if so3 else (-1) ** irrep.degree) for irrep in harmonics):
+        raise options.error("irreps_edge_sh", "has parities that spherical harmonics do not have together")
     chain = _chain(harmonics, allowed, num_layers)
+    used = [irrep for irreps in chain for irrep in irreps]
+    l_max = max(irrep.degree for irrep in used)
+    parity = not so3 and any(irrep.parity != (-1) ** irrep.degree for irrep in used)
     if chain[0] != harmonics or any(not irreps or irreps[0] != INVARIANT for irreps in chain):
         raise options.error(
             "tensor_track_allowed_irreps", "gives layers without 0e in the first place, which upstream cannot evaluate"
         )
-    return TensorTrack(harmonics, chain, l_max, parity)
+    return TensorTrack(harmonics, chain, l_max, parity, so3)
 
 
 def _irreps(options: Options, name: str, text: Any) -> tuple[Irrep, ...]:
@@ -151,8 +149,8 @@ def read_layer(
 
 def _in_order(track: TensorTrack, k: int, weights: np.ndarray, latent: Mlp) -> Layer:
     """The layer with the description's irreps and paths; paths the checkpoint does not have weigh zero."""
-    chain = irreps_chain(track.l_max, track.parity, len(track.chain) - 1)
-    first, out, harmonics = chain[k], chain[k + 1], harmonic_irreps(track.l_max)
+    chain = irreps_chain(track.l_max, track.parity, len(track.chain) - 1, so3=track.so3)
+    first, out, harmonics = chain[k], chain[k + 1], harmonic_irreps(track.l_max, track.so3)
     own_first, own_out = track.chain[k], track.chain[k + 1]
     own = {
         (own_first[path.first], track.harmonics[path.second], own_out[path.out]): p

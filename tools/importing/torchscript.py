@@ -12,7 +12,7 @@ import pickle
 
 from allegro_sim.errors import CheckpointImportError
 from allegro_sim.tools.importing.archive import Archive
-from allegro_sim.tools.importing.model_source import SUPPORTED, Source
+from allegro_sim.tools.importing.model_source import SUPPORTED, TORCHSCRIPT, Source
 from allegro_sim.tools.importing.module_options import options_of, pair_exponent_of
 from allegro_sim.tools.importing.module_tree import scripted_tree, state_of
 from allegro_sim.tools.importing.unpickle import Record, foreign_note, load_inert
@@ -42,7 +42,7 @@ def torchscript_source(archive: Archive) -> Source:
     state, constants = state_of(top)
     return Source(
         path=path,
-        kind="TorchScript model",
+        kind=TORCHSCRIPT,
         config=options_of(top, metadata, path),
         state=state,
         constants=constants,

@@ -11,6 +11,7 @@ import io
 import math
 import pickle
 import pickletools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ _STORAGE_TYPES = {
 }
 _EXPECTED_MODULES = {"torch", "nequip", "allegro", "e3nn", "lightning", "pytorch_lightning", "collections", "omegaconf",
                      "torch_runstats", "opt_einsum_fx"}  # fmt: skip
+_COMPILED_MARKS = re.compile(r"(?:^|(?<=\.))(?:___torch_mangle_\d+|_torch_package_\d+_)\.")
 _EXPECTED_BUILTINS = {"set", "frozenset", "list", "tuple", "dict", "int", "float", "bool", "str", "complex", "slice"}
 
 
@@ -280,6 +282,15 @@ def _check_opcodes(data: bytes) -> None:
             raise pickle.UnpicklingError(f"opcode {opcode.name}, which PyTorch does not write")
 
 
+def python_name(name: str) -> str:
+    """The name in Python of a class compiled by TorchScript.
+
+    PyTorch puts "__torch__." before it, and marks in it: of classes with the same name, and of classes that came from a
+    torch.package ("_torch_package_0_": models compiled from a .nequip.zip).
+    """
+    return _COMPILED_MARKS.sub("", name.removeprefix("__torch__."))
+
+
 def _expected(name: str) -> bool:
-    top, _, rest = name.removeprefix("__torch__.").partition(".")  # __torch__: classes compiled by TorchScript
+    top, _, rest = python_name(name).partition(".")
     return top in _EXPECTED_MODULES or (top in ("builtins", "__builtin__") and rest in _EXPECTED_BUILTINS)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from allegro_sim.kernels.numba_cuda.control import FOUND
 from allegro_sim.model.description import AllegroModel, BesselEmbedding
 from allegro_sim.model.irreps import total_dim
 from allegro_sim.potential.cuda.mlp_shapes import Rounding
@@ -24,24 +25,21 @@ _C_TYPES = {
     # system and results
     "positions": "double*", "images": "int*", "types": "int*", "cell": "double*", "cutoffs": "double*",
     "energies": "double*", "forces": "long long*", "virial_words": "long long*", "atom_virials": "long long*",
-    "faults": "unsigned char*", "status": "int*",
+    "faults": "unsigned char*", "status": "int*", "control": "long long*",
     # index
     "counts": "int*", "chunk_centers": "int*", "first": "int*", "edge_center": "int*", "edge_neighbor": "int*",
     # geometry
-    "vectors": "double*", "pairs": "int*", "basis": "REAL*", "basis_slopes": "REAL*", "harmonics": "REAL*",
-    "pair_terms": "double*", "radial_slope": "double*", "harmonic_gradient": "REAL*",
+    "vectors": "double*", "pairs": "int*",
+    "pair_terms": "double*", "radial_slope": "double*",
     # features
-    "x": "REAL*", "dx": "REAL*", "env": "REAL*", "denv": "REAL*", "w": "REAL*", "dw": "REAL*",
-    "edge_energies": "double*",
-    # centres
-    "A": "REAL*", "dA": "REAL*", "chain": "REAL*",
+    "edge_energies": "double*", "latent_slope": "double*",
     # constants
-    "path_weights": "REAL*", "environment_norms": "REAL*", "energy_factors": "double*", "shifts": "double*",
-    "frequencies": "double*", "zbl_table": "double*",
+    "energy_factors": "double*", "shifts": "double*", "frequencies": "double*", "zbl_table": "double*",
+    "edge_scales": "double*",
     # numbers
     "chunk": "int", "capacity": "int", "max_centers": "int", "want_virial": "int", "want_atom_virials": "int",
 }  # fmt: skip
-"""C type of every argument, arrays as they are written; inputs become pointers to const."""
+"""C type of every argument that is not REAL*, arrays as they are written; inputs become pointers to const."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class KernelSpec:
 
     outputs: what it writes (some of it is read as well), the first arguments. body: the device function called, with
     its template arguments. threads: what there is a thread for, "row" (capacity), "center" (max_centers), "channel"
-    (max_centers * LANES), or "block" (a single block).
+    (max_centers * LANES), "edge channel" (capacity * LANES), or "block" (a single block).
     """
 
     name: str
@@ -72,14 +70,19 @@ class KernelSpec:
         """Blocks for chunks of at most `capacity` edges and `max_centers` centres."""
         if self.threads == "block":
             return 1
-        threads = {"row": capacity, "center": max_centers, "channel": max_centers * self.lanes}[self.threads]
+        threads = {
+            "row": capacity,
+            "center": max_centers,
+            "channel": max_centers * self.lanes,
+            "edge channel": capacity * self.lanes,
+        }[self.threads]
         return max(1, -(-threads // self.block))
 
     def entry_point(self) -> str:
         """The `extern "C"` function: the body, under the kernel's name."""
         parameters = []
         for name in self.arguments:
-            kind = _C_TYPES[name]
+            kind = _C_TYPES.get(name, "REAL*")
             if kind.endswith("*"):
                 kind = f"{kind} __restrict__" if name in self.outputs else f"const {kind} __restrict__"
             parameters.append(f"{kind} {name}")
@@ -105,10 +108,14 @@ EDGE_FORCES = KernelSpec(
 CENTER_ENERGIES = KernelSpec(
     "center_energies", "energy_of_center",
     ("energies", "faults", "status"),
-    ("edge_energies", "pair_terms", "types", "energy_factors", "shifts", *_CHUNK), "center",
+    ("control", "edge_energies", "pair_terms", "types", "energy_factors", "shifts", *_CHUNK), "center",
 )  # fmt: skip
 SCAN_CHUNK = KernelSpec(
-    "scan_chunk", "scan_counts", ("first", "status"), ("counts", "chunk_centers", "chunk", "capacity"), "block"
+    "scan_chunk",
+    "scan_counts",
+    ("first", "status"),
+    ("control", "counts", "chunk_centers", "chunk", "capacity"),
+    "block",
 )
 
 
@@ -137,9 +144,18 @@ def center_backward(layer: int, lanes: int, round_denv: bool = True, round_dw: b
 
 
 def kernel_specs(model: AllegroModel, rounding: Rounding | None = None) -> dict[str, KernelSpec]:
-    """Every edge, scan and centre kernel of a model, by name; without `rounding`, `mixed` rounds all operands."""
-    lanes = lanes_of_center(model.num_tensor_features)
-    specs = [SCAN_CHUNK, EDGE_GEOMETRY, CENTER_ENERGIES, EDGE_FORCES]
+    """Every edge, scan and centre kernel of a model of the current generation, by name."""
+    return {**edge_specs(), **center_specs(model, rounding)}
+
+
+def edge_specs() -> dict[str, KernelSpec]:
+    """The edge and scan kernels, which every model has."""
+    return {spec.name: spec for spec in (SCAN_CHUNK, EDGE_GEOMETRY, CENTER_ENERGIES, EDGE_FORCES)}
+
+
+def center_specs(model: AllegroModel, rounding: Rounding | None = None) -> dict[str, KernelSpec]:
+    """The kernels of the vectors of centres; without `rounding`, `mixed` rounds all operands."""
+    lanes, specs = lanes_of_center(model.num_tensor_features), list[KernelSpec]()
     layers = range(model.num_layers)
     if rounding is None:
         specs += [center_forward(k, lanes) for k in layers]
@@ -197,28 +213,38 @@ def pair_terms_size(model: AllegroModel, capacity: int) -> int:
     return 2 * capacity if model.zbl is not None else 0
 
 
-def center_defines(model: AllegroModel, precision: str) -> dict[str, str]:
-    """The compile-time constants that the edge, scan and centre kernels read, as macros."""
+def center_defines(model: AllegroModel, precision: str, row_columns: int | None = None) -> dict[str, str]:
+    """The compile-time constants that the edge, scan and centre kernels read, as macros.
+
+    row_columns: columns of x, where they are not those of the current generation.
+    """
     bessel = isinstance(model.radial, BesselEmbedding)
     components = (model.l_max + 1) ** 2
     channels, scalars = padded(model.num_tensor_features), padded(model.num_scalar_features)
     lanes = lanes_of_center(model.num_tensor_features)
+    of_pairs = constants = whole = False
     if isinstance(model.radial, BesselEmbedding):
-        frequencies = np.asarray(model.radial.frequencies, np.float64)
-        basis, span, exponent = len(frequencies), 0, float(model.radial.cutoff_exponent)
-        whole = bool(np.array_equal(frequencies, np.arange(1.0, basis + 1.0)))
+        frequencies, constants = np.asarray(model.radial.frequencies, np.float64), model.radial.with_constants
+        bessels, span, exponent = frequencies.shape[-1], 0, float(model.radial.cutoff_exponent)
+        of_pairs = frequencies.ndim == 3
+        whole = not of_pairs and bool(np.array_equal(frequencies, np.arange(1.0, bessels + 1.0)))
     else:
-        basis, span, exponent, whole = model.radial.weights.shape[-1], int(model.radial.span), 6.0, False
+        bessels, span, exponent = model.radial.weights.shape[-1], int(model.radial.span), 6.0
+    if row_columns is None:
+        row_columns = channels + (model.num_layers + 1) * scalars
     values: dict[str, int | float] = {
         **{f"PRECISION_{name.upper()}": int(name == precision) for name in ("double", "single", "mixed")},
         "NT": model.num_types, "L_MAX": model.l_max, "M": components, "MP": -(-components // 4) * 4,
         "U": model.num_tensor_features, "UP": channels, "S": model.num_scalar_features, "SP": scalars,
-        "LAYERS": model.num_layers, "NB": basis,
+        "LAYERS": model.num_layers, "NB": bessels + 2 * constants, "BESSELS": bessels,
         "ENV_SLOTS": model.environment_weight_irreps, "W_SLOTS": model.tensor_weight_irreps,
         "NE": model.environment_weight_irreps * channels, "NW": model.tensor_weight_irreps * channels,
-        "LDX": channels + (model.num_layers + 1) * scalars, "LANES": lanes, "WARPS": max(1, lanes // 32),
-        "RADIAL_BESSEL": int(bessel), "WHOLE_FREQUENCIES": int(whole), "CUTOFF_EXPONENT": exponent,
+        "LDX": row_columns, "LANES": lanes, "WARPS": max(1, lanes // 32),
+        "RADIAL_BESSEL": int(bessel), "WHOLE_FREQUENCIES": int(whole),
+        "PAIR_FREQUENCIES": int(of_pairs), "WITH_CONSTANTS": int(constants), "SELF_EDGE": int(model.self_edge),
+        "SEED_PAIRS": int(model.edge_scales is not None), "CUTOFF_EXPONENT": exponent,
         "SPLINE_SPAN": span, "SCAN_BLOCK": SCAN_BLOCK, "HAS_ZBL": int(model.zbl is not None),
         "ZBL_EXPONENT": float(model.zbl.cutoff_exponent) if model.zbl is not None else 6.0,
+        "CONTROL_FOUND": FOUND,
     }  # fmt: skip
     return {name: repr(value) for name, value in values.items()}

@@ -38,6 +38,15 @@ class ChunkTable:
         """Part of all rows that held no edge when the table was made."""
         return 1.0 - self.edges / (self.num_chunks * self.capacity) if self.num_chunks else 0.0
 
+    def holds(self, counts: np.ndarray) -> bool:
+        """Whether these edges of the same centres fit, with half of the usual room to spare, and are not far fewer."""
+        if len(counts) != self.centers[-1]:
+            return False
+        total = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        edges = np.diff(total[self.centers])
+        fit = edges + 0.5 * DEVIATIONS * np.sqrt(edges) <= self.capacity
+        return bool(fit.all()) and int(total[-1]) >= 0.8 * self.edges
+
 
 def round_up(count: int, multiple: int) -> int:
     """The smallest multiple that is at least `count`."""

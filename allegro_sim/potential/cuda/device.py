@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,13 +33,15 @@ class Device:
     name: str
     capability: tuple[int, int]
     total_bytes: int
+    place: str = ""
+    """Host and number of the GPU there, and its memory, for the banner."""
 
     def __str__(self) -> str:
         return f"{self.name} (compute capability {self.capability[0]}.{self.capability[1]})"
 
 
-def find_device() -> Device:
-    """The first GPU of those visible (CUDA_VISIBLE_DEVICES), made current.
+def find_device(local_rank: int = 0) -> Device:
+    """A GPU of those visible (CUDA_VISIBLE_DEVICES), made current: ranks of a node take them in turn.
 
     Raises
     ------
@@ -48,14 +51,16 @@ def find_device() -> Device:
     cupy = _load_cupy()
     check_driver(supported, cupy.cuda.runtime.runtimeGetVersion())
     try:
-        cupy.cuda.Device(0).use()
-        properties = cupy.cuda.runtime.getDeviceProperties(0)
+        number = local_rank % cupy.cuda.runtime.getDeviceCount()
+        cupy.cuda.Device(number).use()
+        properties = cupy.cuda.runtime.getDeviceProperties(number)
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise DeviceError(f"the GPU cannot be used: {error}") from None
     device = Device(
         name=properties["name"].decode(),
         capability=(properties["major"], properties["minor"]),
         total_bytes=properties["totalGlobalMem"],
+        place=f"{socket.gethostname()} GPU {number} ({properties['totalGlobalMem'] / 2**30:.0f} GiB)",
     )
     check_capability(device)
     return device

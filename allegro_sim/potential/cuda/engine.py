@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,8 +27,12 @@ class Executor(Protocol):
     """What runs a plan: `executor.CudaExecutor`."""
 
     device: Any  # has total_bytes; its text names it
+    arrays: Any  # the module of array operations, as NumPy's, to be used inside `with executor.working()`
 
     def load(self, layout: Layout) -> None: ...
+    def load_module(self, source: str, kernels: Mapping[str, int]) -> None: ...
+    def working(self) -> AbstractContextManager[Any]: ...
+    def call(self, kernel: str, threads: int, *arguments: Any) -> Callable[[], None]: ...
     def allocate(self, count: int, dtype: np.dtype) -> Any: ...
     def release(self) -> None: ...
     def upload(self, array: Any, values: np.ndarray) -> None: ...
@@ -105,8 +110,8 @@ class Engine:
         """Compile or load the kernels and put the constants on the device; once."""
         if self._prepared:
             return
-        self.executor.load(self.layout)
         try:
+            self.executor.load(self.layout)
             for name, values in self.layout.constants.items():
                 self.executor.upload(self._constant(name), values)
         except OutOfDeviceMemory:
@@ -130,6 +135,13 @@ class Engine:
         self._system, self._owned = dict(system), owned
         self.margin = 1.0
         self._make_chunks()
+
+    def refit(self) -> None:
+        """A new neighbour list in the arrays of the last `bind`: the host waits for counts, and keeps what it can."""
+        counts = self._count()
+        if self.table is None or not self.table.holds(counts):
+            self.margin = 1.0
+            self._make_chunks(counts)
 
     def launch(self, *, want_virial: bool = False, want_atom_virials: bool = False) -> None:
         """Launch one evaluation (overwrites the results); does not wait."""
@@ -161,8 +173,8 @@ class Engine:
 
     # --- chunks -------------------------------------------------------------------------------------------------------
 
-    def _make_chunks(self) -> None:
-        counts = self._count()
+    def _make_chunks(self, counts: np.ndarray | None = None) -> None:
+        counts = self._count() if counts is None else counts
         while True:
             table = make_table(counts, self.max_rows, margin=self.margin, fixed_capacity=self.fixed_rows)
             try:

@@ -6,22 +6,29 @@ Importing this loads CuPy. All work goes to one stream, in order; nothing here w
 from __future__ import annotations
 
 import ctypes
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import cupy
 import numpy as np
-from cupy.cuda import driver, runtime
+from cupy.cuda import driver
 from numba import cuda as numba_cuda
 
-from allegro_sim.kernels.numba_cuda.index import KERNELS
+from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
+from allegro_sim.kernels.numba_cuda.compilation import compiled_kernel
 from allegro_sim.potential.cuda.compile import load_or_compile
 from allegro_sim.potential.cuda.device import Device, OutOfDeviceMemory
 from allegro_sim.potential.cuda.layout import Layout
-from allegro_sim.potential.cuda.plan import NUMBERS, Fill, IndexLaunch, Launch, Matrix, Operation, Plan, Product
+from allegro_sim.potential.cuda.plan import NUMBERS, IndexLaunch, Launch, Matrix, Operation, Plan, Product
+
+_THREADS = 128
+"""Threads of a block of the kernels that `call` launches."""
 
 _MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _DEFAULT_SHARED_BYTES = 48 * 1024
+_OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+_ALLOC_FAILED = 3  # CUBLAS_STATUS_ALLOC_FAILED
 _REAL_TYPES = {4: 0, 8: 1}  # bytes -> CUDA_R_32F, CUDA_R_64F
 
 
@@ -58,29 +65,45 @@ class CudaExecutor:
     ----------
     device : Device
     stream : cupy.cuda.Stream, where all work goes
+    arrays : CuPy, for sorts and sums of whole arrays, inside `with executor.working()`
     """
+
+    arrays = cupy
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self._numba_stream = numba_cuda.external_stream(self.stream.ptr)
         self._functions: dict[str, Any] = {}
-        self._index: dict[str, Any] = {}
+        self._modules: list[Any] = []
         self._blas: _Products | None = None
-        self._module: Any = None
+        self._sources: list[np.ndarray] = []
 
     def load(self, layout: Layout) -> None:
-        """Compile the model's module, or load it, and the index kernels."""
-        self._module = cupy.cuda.function.Module()
-        self._module.load(load_or_compile(layout.source, self.device.capability))
-        for name, kernel in layout.kernels.items():
-            function = self._module.get_function(name)
-            if kernel.shared_bytes > _DEFAULT_SHARED_BYTES:
-                driver.funcSetAttribute(function.ptr, _MAX_DYNAMIC_SHARED_SIZE, kernel.shared_bytes)
-            self._functions[name] = function
-        self._index = {name: numba_cuda.jit(signature)(python) for name, (python, signature) in KERNELS.items()}
+        """Compile the model's module, or load it. Raises OutOfDeviceMemory."""
+        try:
+            self.load_module(layout.source, {name: kernel.shared_bytes for name, kernel in layout.kernels.items()})
+        except driver.CUDADriverError as error:
+            if error.status != _OUT_OF_MEMORY:
+                raise
+            raise OutOfDeviceMemory(0) from None
         if not layout.fused:
             self._blas = _Products(self.stream, layout.real, layout.precision)
+
+    def load_module(self, source: str, kernels: Mapping[str, int]) -> None:
+        """Compile a module of CUDA C++, or load it; kernels: name -> bytes of dynamic shared memory."""
+        module = cupy.cuda.function.Module()
+        module.load(load_or_compile(source, self.device.capability))
+        self._modules.append(module)  # its functions live as long as it does
+        for name, shared_bytes in kernels.items():
+            function = module.get_function(name)
+            if shared_bytes > _DEFAULT_SHARED_BYTES:
+                driver.funcSetAttribute(function.ptr, _MAX_DYNAMIC_SHARED_SIZE, shared_bytes)
+            self._functions[name] = function
+
+    def working(self) -> Any:
+        """A context in which CuPy's own operations go to the stream, too."""
+        return self.stream
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
@@ -98,12 +121,37 @@ class CudaExecutor:
         cupy.get_default_memory_pool().free_all_blocks()
 
     def upload(self, array: cupy.ndarray, values: np.ndarray) -> None:
-        """Copy to the device, all of `array`."""
-        array.set(np.ascontiguousarray(values, array.dtype).reshape(array.shape), stream=self.stream)
+        """Copy to the device, all of `array`; `values` must stay as they are until the next `download`."""
+        source = np.ascontiguousarray(values, array.dtype).reshape(array.shape)
+        array.set(source, stream=self.stream)
+        self._sources.append(source)  # where the device reads the host's memory itself, it may do so later
 
     def download(self, array: cupy.ndarray) -> np.ndarray:
         """Copy to the host, after all that was launched before."""
-        return array.get(stream=self.stream)
+        values = array.get(stream=self.stream)
+        self._sources.clear()
+        return values
+
+    # --- single kernels ---
+
+    def call(self, kernel: str, threads: int, *arguments: Any) -> Callable[[], None]:
+        """The call that launches a kernel with at least one block of `_THREADS`, for these arrays and NumPy numbers."""
+        grid = max(1, -(-threads // _THREADS))
+        if kernel in KERNELS:
+            configured = compiled_kernel(kernel)[grid, _THREADS, self._numba_stream]
+            # A raw CuPy array would be wrapped, and the stream synchronised, at every launch.
+            values = [
+                numba_cuda.as_cuda_array(value, sync=False) if isinstance(value, cupy.ndarray) else value
+                for value in arguments
+            ]
+            return lambda: configured(*values)
+        places: list[Any] = [
+            ctypes.c_void_p(value.data.ptr)
+            if isinstance(value, cupy.ndarray)
+            else ctypes.create_string_buffer(value.tobytes(), value.nbytes)
+            for value in arguments
+        ]
+        return self._launcher(kernel, grid, _THREADS, 0, places)
 
     # --- launches -----------------------------------------------------------------------------------------------------
 
@@ -116,10 +164,6 @@ class CudaExecutor:
 
     def prepare(self, operation: Operation, arrays: Mapping[str, cupy.ndarray], bound: BoundPlan) -> Callable[[], Any]:
         """The call that launches one operation."""
-        if isinstance(operation, Fill):
-            array = arrays[operation.buffer]
-            place, size, stream = array.data.ptr, array.nbytes, self.stream.ptr
-            return lambda: runtime.memsetAsync(place, 0, size, stream)
         if isinstance(operation, Launch):
             return self._prepare_launch(operation, arrays, bound)
         if isinstance(operation, IndexLaunch):
@@ -138,21 +182,26 @@ class CudaExecutor:
                 values.append(bound.numbers[argument])
             else:
                 values.append(ctypes.c_void_p(arrays[argument].data.ptr))
+        return self._launcher(launch.kernel, launch.grid, launch.block, launch.shared_bytes, values)
+
+    def _launcher(self, kernel: str, grid: int, block: int, shared_bytes: int, values: list[Any]) -> Callable[[], None]:
         # The driver reads the values at the launch, through these pointers: the closure keeps them alive.
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        function, stream = self._functions[launch.kernel], self.stream.ptr
-        kernel, place, start = function.ptr, ctypes.addressof(pointers), driver.launchKernel
+        function, stream = self._functions[kernel], self.stream.ptr
+        pointer, place, start = function.ptr, ctypes.addressof(pointers), driver.launchKernel
         kept = (values, pointers, function)
 
         def call(_kept: Any = kept) -> None:
-            start(kernel, launch.grid, 1, 1, launch.block, 1, 1, launch.shared_bytes, stream, place, 0)
+            start(pointer, grid, 1, 1, block, 1, 1, shared_bytes, stream, place, 0)
 
         return call
 
     def _prepare_index(
         self, launch: IndexLaunch, arrays: Mapping[str, cupy.ndarray], bound: BoundPlan
     ) -> Callable[[], None]:
-        configured = self._index[launch.kernel][launch.grid, launch.block, self._numba_stream]
+        with warnings.catch_warnings():  # that so few blocks hardly fill a GPU
+            warnings.simplefilter("ignore")
+            configured = compiled_kernel(launch.kernel)[launch.grid, launch.block, self._numba_stream]
         values: list[Any] = []
         changing: list[tuple[int, str]] = []
         for place, argument in enumerate(launch.arguments):
@@ -180,7 +229,12 @@ class _Products:
         from cupy.cuda import cublas
 
         self._cublas, self._real = cublas, real
-        self._handle = cublas.create()
+        try:
+            self._handle = cublas.create()
+        except cublas.CUBLASError as error:
+            if error.status != _ALLOC_FAILED:
+                raise
+            raise OutOfDeviceMemory(0) from None
         self._stream = stream
         full = cublas.CUBLAS_COMPUTE_64F if precision == "double" else cublas.CUBLAS_COMPUTE_32F
         self._compute = {False: full, True: cublas.CUBLAS_COMPUTE_32F_FAST_TF32}

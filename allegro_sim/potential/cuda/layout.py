@@ -9,13 +9,12 @@ import numpy as np
 
 from allegro_sim.errors import DeviceError
 from allegro_sim.model.description import ACTIVATIONS, AllegroModel, Mlp
-from allegro_sim.potential.cuda import center_header, mlp_header
-from allegro_sim.potential.cuda.contractions import contraction_code
+from allegro_sim.potential.cuda import center_header, mlp_header, mlp_legacy
+from allegro_sim.potential.cuda.direct_track import DirectTrack
 from allegro_sim.potential.cuda.packing import pack_centers
 from allegro_sim.potential.cuda.plan import (
     Argument,
     Buffer,
-    Fill,
     IndexLaunch,
     Kernel,
     Launch,
@@ -24,7 +23,10 @@ from allegro_sim.potential.cuda.plan import (
     Product,
 )
 from allegro_sim.potential.cuda.source import assemble
-from allegro_sim.potential.folding import fold_model
+from allegro_sim.potential.cuda.tracks import Track
+from allegro_sim.potential.cuda.updates import Updates
+from allegro_sim.potential.cuda.vector_track import VectorTrack
+from allegro_sim.potential.folding import Chain, fold_model
 
 INDEX_THREADS = 128
 """Threads of a block of the index kernels."""
@@ -60,11 +62,6 @@ class Layout:
         self.model, self.precision = model, precision
         self.real = np.dtype(np.float64 if precision == "double" else np.float32)
         self.folded = fold_model(model)
-        if self.folded.separable is not None:
-            raise DeviceError(
-                f"the model's {model.num_types} types are more than the CUDA kernels' table of two-body matrices has "
-                'room for; use device = "cpu"'
-            )
         self.dimensions = mlp_header.Dimensions(
             precision=precision,
             layers=model.num_layers,
@@ -72,23 +69,47 @@ class Layout:
             channels=model.num_tensor_features,
             environment_slots=model.environment_weight_irreps,
             tensor_slots=model.tensor_weight_irreps,
-            radial=self.folded.embedding[0].matrix.shape[1],
+            radial=self.folded.two_body_and_embedding[0].matrix.shape[1],
             types=model.num_types,
             matrix_units=matrix_units,
+            separable=self.folded.separable is not None,
+            invariants=max(layer.num_invariants for layer in model.layers),
+            scalar_widths=mlp_legacy.places(model) if model.is_legacy else (),
         )
-        self.shapes = mlp_header.mlp_chains(self.dimensions, self.folded, _activations(model))
+        self.track: Track
+        self.updates: Updates | None = None
+        self._mixing: dict[str, Chain] = {}
+        if model.is_legacy:
+            self._compose_legacy()
+        else:
+            self.shapes = mlp_header.mlp_chains(self.dimensions, self.folded, _activations(model))
+            rounding = mlp_header.mlp_rounding(self.shapes, mlp_header.fused_widths(self.shapes))
+            self.track = VectorTrack(model, rounding)
         self.fused = mlp_header.fused_widths(self.shapes)
-        self.centers = center_header.kernel_specs(model, mlp_header.mlp_rounding(self.shapes, self.fused))
+        self.specs = {**center_header.edge_specs(), **self.track.specs}
         self.mlps = {kernel.name: kernel for kernel in mlp_header.mlp_kernels(self.dimensions, self.shapes)}
+        if self.updates is not None:
+            self.specs |= self.updates.specs
+            self.mlps |= self.updates.kernels
         self.kernels = self._kernels()
         bytes_at = [self._chunk_bytes(capacity, centers) for capacity, centers in ((128, 64), (256, 64), (128, 128))]
         self.bytes_per_edge = (bytes_at[1] - bytes_at[0]) // 128
         self.bytes_per_center = (bytes_at[2] - bytes_at[0]) // 64
 
+    def _compose_legacy(self) -> None:
+        """Environment weights from MLPs of their own, channels that mix, updates between MLPs."""
+        model, dimensions = self.model, self.dimensions
+        mlps, rounding = mlp_legacy.legacy_chains(dimensions, model, self.folded, _activations(model))
+        linears, self._mixing = mlp_legacy.mixing_chains(dimensions, model)
+        self.shapes = (*mlps, *linears)
+        self.track = DirectTrack(model, dimensions, rounding, tuple(self._mixing))
+        apart = mlp_legacy.keeps_latents(model, self.folded)
+        self.updates = Updates(model, dimensions, rounding, apart=apart)
+
     @cached_property
     def source(self) -> str:
         """The whole module as one text."""
-        defines = center_header.center_defines(self.model, self.precision)
+        defines = center_header.center_defines(self.model, self.precision, self.dimensions.LDX)
         return assemble(
             "".join(f"#define {name} {value}\n" for name, value in defines.items()),
             "common.cuh",
@@ -97,18 +118,18 @@ class Layout:
             "wide.cu",
             "edges.cu",
             "scan.cu",
-            "channel.cuh",
-            contraction_code(self.model),
-            "centers.cu",
-            mlp_header.mlp_entry_points(self.dimensions, self.shapes),
-            *(spec.entry_point() for spec in self.centers.values()),
+            *(self.updates.source if self.updates is not None else ()),
+            *self.track.source,
+            *(kernel.text() for kernel in self.mlps.values()),
+            *(spec.entry_point() for spec in self.specs.values()),
         )
 
     @cached_property
     def constants(self) -> dict[str, np.ndarray]:
         """Every constant array, by the name of its buffer."""
-        mlps = mlp_header.pack_mlps(self.dimensions, self.shapes, self.folded)
-        return {**mlps, **pack_centers(self.model, self.real, mlps["energy_weights"])}
+        mlps = mlp_header.pack_mlps(self.dimensions, self.shapes, self.folded, self._mixing)
+        others = self.updates.constants() if self.updates is not None else {}
+        return {**mlps, **pack_centers(self.model, self.real, mlps["energy_weights"]), **others}
 
     def buffers(self, capacity: int, max_centers: int) -> dict[str, Buffer]:
         """Buffers of a chunk, and the constants."""
@@ -116,7 +137,7 @@ class Layout:
         layers, components = model.num_layers, (model.l_max + 1) ** 2
         padded_components = -(-components // 4) * 4
         warps = max(1, center_header.lanes_of_center(model.num_tensor_features) // 32)
-        basis = self.folded.embedding[0].matrix.shape[1]
+        basis = dimensions.radial
         edge: dict[str, tuple[tuple[int, ...], Any]] = {
             "edge_center": ((capacity,), np.int32),
             "edge_neighbor": ((capacity,), np.int32),
@@ -140,12 +161,14 @@ class Layout:
                 for name, columns in mlp_header.mlp_buffers(self.dimensions, self.shapes).items()
             },
         }
-        center: dict[str, tuple[tuple[int, ...], Any]] = {
-            "first": ((max_centers + 1,), np.int32),
-            "A": ((layers, max_centers, components, dimensions.UP), real),
-            "dA": ((max(center_header.environment_gradient_size(model, max_centers), 1),), real),
-            "chain": ((max(center_header.chain_size(model, max_centers), 1),), real),
-        }
+        center: dict[str, tuple[tuple[int, ...], Any]] = {"first": ((max_centers + 1,), np.int32)}
+        of_edges, of_centers = self.track.buffers(capacity, max_centers)
+        edge |= {name: (shape, real) for name, shape in of_edges.items()}
+        center |= {name: (shape, real) for name, shape in of_centers.items()}
+        if self.updates is not None:
+            of_edges, whole = self.updates.buffers(capacity)
+            edge |= {name: (shape, real) for name, shape in of_edges.items()}
+            edge |= {name: (shape, np.float64) for name, shape in whole.items()}
         found: dict[str, Buffer] = {}
         for kind, group in (("edge", edge), ("center", center)):
             found |= {name: Buffer(name, shape, np.dtype(dtype), kind) for name, (shape, dtype) in group.items()}
@@ -158,12 +181,13 @@ class Layout:
 
         system: the buffers of `plan.system_buffers`.
         """
-        before: list[Operation] = [Fill(name) for name in _ACCUMULATED]
+        rows = system["faults"].shape[0]
+        clear = IndexLaunch("clear_results", _blocks(rows), INDEX_THREADS, ("control", *_ACCUMULATED))
         return Plan(
             capacity=capacity,
             max_centers=max_centers,
             buffers={**system, **self.buffers(capacity, max_centers)},
-            before=(*before, *self.count_edges(system["energies"].shape[0])),
+            before=(clear, *self.count_edges(system["energies"].shape[0])),
             chunk=self.chunk_operations(capacity, max_centers),
         )
 
@@ -187,20 +211,31 @@ class Layout:
 
     def stages(self) -> list[str]:
         """Stages of a chunk in order, after the index work: kernels, or MLPs of several steps."""
-        layers = range(self.model.num_layers)
-        forward = [name for k in layers for name in (f"center_forward_{k}", f"latent_{k}_forward")]
-        backward = [name for k in reversed(layers) for name in (f"latent_{k}_backward", f"center_backward_{k}")]
-        return [
-            "edge_geometry",
-            "embedding_forward",
-            *forward,
-            "readout_forward",
-            "center_energies",
-            "readout_backward",
-            *backward,
-            "embedding_backward",
-            "edge_forces",
-        ]
+        return [stage for part in (self._forward(), self._backward()) for stage in part]
+
+    def _forward(self) -> list[str]:
+        updates, stages = self.updates, ["edge_geometry"]
+        if updates is None:
+            stages.append("embedding_forward")
+            for k in range(self.model.num_layers):
+                stages += [*self.track.forward(k), f"latent_{k}_forward"]
+            return [*stages, "readout_forward", "center_energies"]
+        stages += [*updates.before, "embedding_forward", *updates.after_mlp(0)]
+        for k in range(self.model.num_layers):
+            stages += [f"environment_{k}_forward", *updates.after_environment(k), *self.track.forward(k)]
+            stages += [f"latent_{k}_forward", *updates.after_mlp(k + 1)]
+        return [*stages, "readout_forward", *updates.after_readout, "center_energies"]
+
+    def _backward(self) -> list[str]:
+        updates, stages = self.updates, ["readout_backward"]
+        if updates is None:
+            for k in reversed(range(self.model.num_layers)):
+                stages += [f"latent_{k}_backward", *self.track.backward(k)]
+            return [*stages, "embedding_backward", "edge_forces"]
+        for k in reversed(range(self.model.num_layers)):
+            stages += [*updates.before_mlp_backward(k + 1), f"latent_{k}_backward", *self.track.backward(k)]
+            stages += [*updates.before_environment_backward(k), f"environment_{k}_backward"]
+        return [*stages, *updates.before_mlp_backward(0), "embedding_backward", *updates.after, "edge_forces"]
 
     def _launch(self, name: str, capacity: int, max_centers: int) -> Launch:
         kernel = self.kernels[name]
@@ -209,14 +244,11 @@ class Layout:
         return Launch(name, kernel.grid(capacity, max_centers), kernel.block, kernel.shared_bytes, arguments)
 
     def _kernels(self) -> dict[str, Kernel]:
-        found = {name: Kernel(name, spec.arguments, spec.block, 0, spec.grid) for name, spec in self.centers.items()}
-        for name, mlp in self.mlps.items():
-            tile = mlp.tile
-
-            def grid(capacity: int, max_centers: int, tile: int = tile) -> int:
-                return -(-capacity // tile)
-
-            found[name] = Kernel(name, mlp.arguments, mlp.threads, mlp.shared_bytes, grid)
+        found = {name: Kernel(name, spec.arguments, spec.block, 0, spec.grid) for name, spec in self.specs.items()}
+        found |= {
+            name: Kernel(name, mlp.arguments, mlp.threads, mlp.shared_bytes, mlp.grid)
+            for name, mlp in self.mlps.items()
+        }
         return found
 
     def _chunk_bytes(self, capacity: int, max_centers: int) -> int:
@@ -225,11 +257,6 @@ class Layout:
 
 def refuse_unsupported(model: AllegroModel) -> None:
     """Raise DeviceError for what the kernels do not cover, by name."""
-    if model.generation != "current":
-        raise DeviceError(
-            f'the model is of the generation "{model.generation}", which the CUDA kernels do not cover; '
-            'use device = "cpu"'
-        )
     for name, activation in _activations(model).items():
         if activation not in ACTIVATIONS:
             raise DeviceError(f'the activation "{activation}" of {name} has no CUDA kernel; use device = "cpu"')
@@ -238,6 +265,7 @@ def refuse_unsupported(model: AllegroModel) -> None:
 def _activations(model: AllegroModel) -> dict[str, str]:
     mlps: dict[str, Mlp] = {"embedding": model.embed_mlp, "readout": model.readout}
     mlps |= {f"latent_{k}": layer.latent for k, layer in enumerate(model.layers)}
+    mlps |= {f"environment_{k}": layer.environment_mlp for k, layer in enumerate(model.layers) if layer.environment_mlp}
     return {name: mlp.activation for name, mlp in mlps.items()}
 
 

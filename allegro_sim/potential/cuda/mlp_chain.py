@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from allegro_sim.potential.cuda.mlp_shapes import Dimensions, MlpShape, fused_widths, mlp_rounding
+from allegro_sim.potential.cuda.mlp_shapes import Dimensions, MlpShape
 
 SHARED_BYTES = 99 * 1024
 """Shared memory of a block, at most: what compute capability 12.0 has."""
@@ -74,7 +74,7 @@ class ChainLayout:
     @property
     def blocks_together(self) -> int:
         """Blocks that share a multiprocessor's registers: 128 a thread where that is enough, 255 where it is not."""
-        few = self.held <= 128 and "MULTIPLY_ADD" not in self.method
+        few = self.held <= 128 and not {"MULTIPLY_ADD", "SUMS_OF_EIGHT"} & set(self.method)
         if (
             "SPLIT_TF32" in self.method and not self.from_memory
         ):  # what fills the tile needs more beside twice the operands
@@ -183,22 +183,21 @@ def chain_layout(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: Ml
         inner=inner,
         outer=tuple(shape.padded[n + ends[1]] for n in order),
         weights=tuple(places[shape.name, n, backward] for n in order),
-        method=tuple(_method(dimensions, shapes, shape, n, backward) for n in order),
+        method=tuple(_method(dimensions, shape, n, backward) for n in order),
         from_memory=bool(order) and not filled_by_others,
         filled=inner[0] if order and filled_by_others else 0,
         real_bytes=dimensions.real_bytes,
     )
 
 
-def _method(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: MlpShape, n: int, backward: bool) -> str:
+def _method(dimensions: Dimensions, shape: MlpShape, n: int, backward: bool) -> str:
     if not shape.large[n]:
-        return "MULTIPLY_ADD"
+        # A network of few features feels the last bit of each, and these sums cost it little.
+        return "SUMS_OF_EIGHT" if dimensions.precision == "single" else "MULTIPLY_ADD"
     if dimensions.precision != "mixed":
         if not dimensions.matrix_units:
             return "MULTIPLY_ADD"
         return "MATRIX_F64" if dimensions.precision == "double" else "SPLIT_TF32"
-    if n > 0 or backward:
-        return "MATRIX_TF32"
-    last = shape.layer + 1 if shape.name.startswith("latent") else len(shapes) - 1
-    features = mlp_rounding(shapes, fused_widths(shapes)).features[:last]
-    return "MATRIX_TF32" if all(features) else "ROUNDING_TF32"
+    if n == (len(shape.large) - 1 if backward else 0):  # it reads what others wrote
+        return "MATRIX_TF32" if (shape.rounded_gradients if backward else shape.rounded_inputs) else "ROUNDING_TF32"
+    return "MATRIX_TF32"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from allegro_sim.potential.cuda.mlp_chain import array_text, chain_layout
 from allegro_sim.potential.cuda.mlp_kernel import MlpKernel
 from allegro_sim.potential.cuda.mlp_packing import pack_mlps
+from allegro_sim.potential.cuda.mlp_parts import buffers_of, columns_text, rows_text, uses_capacity, value_text
 from allegro_sim.potential.cuda.mlp_shapes import (
     Dimensions,
     MlpShape,
@@ -47,7 +48,7 @@ def mlp_stages(
 
 
 def mlp_structs(dimensions: Dimensions, shapes: tuple[MlpShape, ...]) -> str:
-    """Constants of the MLPs that fit; UP, SP, NE, NW, NB, NT, LDX and LAYERS are macros defined before."""
+    """Constants of the MLPs that fit, and where they read and write; NB and NT are macros defined before."""
     return "".join(_struct(dimensions, shapes, shape) for shape in shapes if fits_shared_memory(shape))
 
 
@@ -66,20 +67,23 @@ def _stage(shape: MlpShape, backward: bool) -> str:
 
 def _fused_kernel(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: MlpShape, backward: bool) -> MlpKernel:
     layout = chain_layout(dimensions, shapes, shape, backward)
-    outputs, inputs, called = _signature(dimensions, shape, backward)
+    outputs, inputs, function, called = _signature(shape, backward)
     casts = [name if name == "nullptr" else f"const_cast<REAL*>({name})" for name in _slopes(shape)]
-    function = f"{shape.name.partition('_')[0]}_tile_{'backward' if backward else 'forward'}"
+    # Rows of components, and features added to what they came from, need more registers than 128 a thread.
+    crowded = shape.each > 1 or any(part.added for part in shape.outputs)
     return MlpKernel(
         name=_stage(shape, backward),
         threads=layout.threads,
         tile=layout.tile,
         shared_bytes=layout.shared_bytes,
-        blocks_together=layout.blocks_together,
+        blocks_together=256 // layout.threads if crowded else layout.blocks_together,
         outputs=outputs,
         inputs=inputs,
         body="  extern __shared__ __align__(16) unsigned char shared[];\n"
         f"  const Slopes<Mlp_{shape.name}> slopes = {{{{{', '.join(casts or ['nullptr'])}}}}};\n"
         f"  {function}<Mlp_{shape.name}>({', '.join(called)}, reinterpret_cast<REAL*>(shared));\n",
+        over=shape.over,
+        each=shape.each,
     )
 
 
@@ -91,70 +95,72 @@ def _slopes(shape: MlpShape) -> list[str]:
     ]
 
 
-def _signature(
-    dimensions: Dimensions, shape: MlpShape, backward: bool
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Buffers written, buffers read, and the arguments of the function of mlp.cu (without shared memory)."""
+def _signature(shape: MlpShape, backward: bool) -> tuple[tuple[str, ...], tuple[str, ...], str, tuple[str, ...]]:
+    """Buffers written, buffers read, the function of mlp.cu, and its arguments (without shared memory)."""
     slopes = tuple(name for name in _slopes(shape) if name != "nullptr")
-    written: tuple[str, ...]
-    read: tuple[str, ...]
+    sources, targets = shape.inputs, shape.outputs
+    if backward:
+        sources, targets = shape.output_gradients, shape.input_gradients
+    rows = value_text(f"Rows_{_stage(shape, backward)}", sources)
+    columns = value_text(f"Columns_{_stage(shape, backward)}", targets)
+    written, read = buffers_of(targets), buffers_of(sources)
+    capacity = ("capacity",) * (uses_capacity(targets) or uses_capacity(sources))
+    called: tuple[str, ...]
     if shape.is_embedding:
-        written, read = ("x", "env", "w"), ("basis", "pairs", "two_body", "weights", "capacity")
+        table = ("pairs", "two_body", "weights", "capacity")
         if backward:
-            written = ("radial_slope",)
-            read = ("dx", "denv", "dw", "basis_slopes", "pairs", "two_body", "weights", "capacity")
-        called = (*written, "slopes", *read)
-    elif shape.name == "readout":
-        written, read = ("edge_energies",), ("x", "weights", "energy_weights")
-        if backward:
-            written, read = ("dx",), ("seeds", "pairs", "weights")
-        called = (*written, "slopes", *read)
-    else:
-        has_environment = shape.layer + 1 < dimensions.layers
-        environment = "denv" if backward else "env"
-        buffers = (environment,) * has_environment
-        null = (environment if has_environment else "nullptr",)
-        if backward:
-            written, read = ("dx",), (*buffers, "weights")
-            called = ("dx", "slopes", *null, "weights")
+            written, read = ("radial_slope",), (*read, "basis_slopes", *table)
+            function, called = "embedding_tile_backward", ("radial_slope", "slopes", rows, "basis_slopes", *table)
         else:
-            numbers = ("capacity",) * has_environment  # where env_k begins
-            written, read = ("x", *buffers), ("weights", *numbers)
-            called = ("x", *null, "slopes", "weights", *(numbers or ("0",)))
-    return (written, (*slopes, *read), called) if backward else ((*written, *slopes), read, called)
+            read = ("basis", *table)
+            function, called = "embedding_tile_forward", (columns, "slopes", *read)
+    elif shape.name == "readout":
+        if backward:
+            read = ("seeds", "pairs", "weights")
+            function, called = "readout_tile_backward", (columns, "slopes", *read)
+        else:
+            written, read = ("edge_energies",), (*read, "weights", "energy_weights")
+            called = ("edge_energies", "slopes", rows, "weights", "energy_weights")
+            function = "readout_tile_forward"
+    else:
+        read = (*(name for name in read if name not in written), "weights", *capacity)
+        function = f"rows_tile_{'backward' if backward else 'forward'}"
+        called = (columns, "slopes", rows, "weights")
+    return (written, (*slopes, *read), function, called) if backward else ((*written, *slopes), read, function, called)
 
 
 def _struct(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: MlpShape) -> str:
     forward, backward = (chain_layout(dimensions, shapes, shape, way) for way in (False, True))
-    rounding = mlp_rounding(shapes, fused_widths(shapes))
     numbers: dict[str, int] = {"FIRST": int(shape.is_embedding), "ACTIVATIONS": max(1, len(shape.activations))}
-    flags: dict[str, bool] = {}
     if shape.is_embedding:
         # One split for both directions: they have the same tile when the table is all there is.
         eights, blocks = forward.split(shape.padded[1])
         numbers |= {"TABLE_N": shape.padded[1], "TABLE_NJ": eights, "TABLE_BLOCKS": blocks}
-        flags["ROUND_RESULT"] = rounding.features[0]
+        numbers["SEPARABLE"] = int(dimensions.separable)
     elif shape.name == "readout":
         eights, blocks = forward.split(shape.padded[0])
         numbers |= {"INPUT": shape.padded[0], "INPUT_NJ": eights, "INPUT_BLOCKS": blocks}
-        flags["ROUND_GRADIENT"] = rounding.gradients[-1]
-    else:
-        numbers["LAYER"] = shape.layer
-        flags |= {
-            "ROUND_RESULT": rounding.features[shape.layer + 1],
-            "ROUND_GRADIENT": rounding.gradients[shape.layer],
-        }
     lines = [f"typedef Mlp_{shape.name}_forward Forward;", f"typedef Mlp_{shape.name}_backward Backward;"]
     lines += [f"static constexpr int {key} = {value};" for key, value in numbers.items()]
-    lines += [f"static constexpr bool {key} = {'true' if value else 'false'};" for key, value in flags.items()]
     lines += [array_text("WIDTH", shape.padded[1:])]
     lines += [array_text("ACTIVATION", [activation.upper() for activation in shape.activations] or ["IDENTITY"])]
+    places = [
+        text(f"{kind}_{_stage(shape, way)}", parts)
+        for kind, text, way, parts in (
+            ("Rows", rows_text, False, shape.inputs),
+            ("Columns", columns_text, False, shape.outputs),
+            ("Rows", rows_text, True, shape.output_gradients),
+            ("Columns", columns_text, True, shape.input_gradients),
+        )
+        if parts
+    ]
     return (
         forward.text(f"Mlp_{shape.name}_forward")
         + backward.text(f"Mlp_{shape.name}_backward")
         + f"struct Mlp_{shape.name} {{\n"
         + "".join(f"  {line}\n" for line in lines)
         + "};\n"
+        + "".join(places)
     )
 
 

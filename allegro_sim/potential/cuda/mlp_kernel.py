@@ -11,6 +11,8 @@ _TYPES = {
     "edge_energies": "double",
     "radial_slope": "double",
     "energy_weights": "double",
+    "latent_slope": "double",
+    "vectors": "double",
     "pairs": "int",
     "first": "int",
     "chunk_centers": "int",
@@ -19,7 +21,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class MlpKernel:
-    """A kernel over the rows of a chunk: capacity / tile blocks of `threads`, each for `tile` edges.
+    """A kernel over the rows of a chunk: blocks of `threads`, each for `tile` rows, `each` of an edge or of a centre.
 
     outputs, inputs: names of buffers written and read (and `capacity`). body: what it does, after a block without edges
     has returned. blocks_together: blocks a multiprocessor should have registers for.
@@ -33,19 +35,31 @@ class MlpKernel:
     outputs: tuple[str, ...]
     inputs: tuple[str, ...]
     body: str
+    over: str = "edges"
+    each: int = 1
+
+    def grid(self, capacity: int, max_centers: int) -> int:
+        """Blocks for chunks of at most `capacity` edges and `max_centers` centres."""
+        return max(1, -(-self.each * (capacity if self.over == "edges" else max_centers) // self.tile))
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """Names of all arguments, in the order of the parameters."""
-        return (*self.outputs, *self.inputs, "first", "chunk_centers", "chunk")
+        first = ("first",) if self.over == "edges" else ()
+        return (*self.outputs, *self.inputs, *first, "chunk_centers", "chunk")
 
     def text(self) -> str:
         """The entry point."""
         parameters = ", ".join(self._parameter(name) for name in self.arguments)
+        counted = "edge_count(first, chunk_centers, chunk)"
+        if self.over == "centers":
+            counted = "chunk_size(chunk_centers, chunk)"
+        if self.each > 1:
+            counted = f"{self.each} * {counted}"
         return (
             f'extern "C" __global__ void __launch_bounds__({self.threads}, {self.blocks_together}) '
             f"{self.name}({parameters}) {{\n"
-            f"  if ((int)blockIdx.x * {self.tile} >= edge_count(first, chunk_centers, chunk)) return;\n"
+            f"  if ((int)blockIdx.x * {self.tile} >= {counted}) return;\n"
             f"{self.body}}}\n"
         )
 

@@ -1,7 +1,8 @@
 """The MLPs as chains of products on the columns of the CUDA kernels' buffers.
 
 x and dx hold [scal | s_0 | .. | s_L] of every edge, env and w weights of the tensor channels, slot-major. All blocks
-are padded with zeros to multiples of eight columns.
+are padded with zeros to multiples of eight columns. Which MLP reads and writes what is said here for the current
+generation, in `mlp_legacy` for the legacy one; kernels, plan and packed matrices follow from that alone.
 
 In `mixed`, operands of products with 16 or more rows and columns (of the model's own matrix) are TF32 numbers, rounded
 by whoever writes them. A column s_k has several readers. If one of them is not such a product, s_k stays float32 and
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+from allegro_sim.potential.cuda.mlp_parts import Part, Span, width_of
 from allegro_sim.potential.folding import Chain, Folded
 
 LEAST_WIDTH = 16
@@ -31,6 +34,8 @@ def eights(size: int) -> int:
 class Dimensions:
     """Sizes of a model. scalars S, channels U, radial NB and so on are the model's own; properties are padded.
 
+    invariants: blocks of UP columns for scal. scalar_widths: of the places for scalar features in x, if they are not
+    one of `scalars` for each of s_0 .. s_L. separable: the two-body table is one matrix and factors of the types.
     matrix_units: whether `single` and `double` make large products on the matrix units (float32 by three TF32 products;
     float64), which pays on compute capabilities 8.0, 9.0 and 10.0; on others they have few or none.
     """
@@ -44,6 +49,9 @@ class Dimensions:
     radial: int
     types: int
     matrix_units: bool = True
+    invariants: int = 1
+    scalar_widths: tuple[int, ...] = ()
+    separable: bool = False
 
     @property
     def UP(self) -> int:
@@ -62,8 +70,26 @@ class Dimensions:
         return self.tensor_slots * self.UP
 
     @property
+    def places(self) -> tuple[int, ...]:
+        """Columns of each place for scalar features."""
+        return tuple(map(eights, self.scalar_widths)) or (self.SP,) * (self.layers + 1)
+
+    @property
     def LDX(self) -> int:
-        return self.UP + (self.layers + 1) * self.SP
+        return self.invariants * self.UP + sum(self.places)
+
+    def scalar_part(self, place: int, buffer: str = "x", *, added: bool = False, rounded: bool = False) -> Part:
+        """A place for scalar features, of x or dx."""
+        start = self.invariants * self.UP + sum(self.places[:place])
+        return Part(buffer, start, self.LDX, self.places[place], added=added, rounded=rounded)
+
+    def invariant_part(self, blocks: int = 1, buffer: str = "x") -> Part:
+        """scal, or its gradient."""
+        return Part(buffer, 0, self.LDX, blocks * self.UP)
+
+    def channel_span(self, start: int, slots: int) -> Span:
+        """Weights or invariants of the tensor channels, `slots` of each."""
+        return Span(start, self.channels * slots, slots, self.UP)
 
     @property
     def real_bytes(self) -> int:
@@ -77,6 +103,11 @@ class MlpShape:
     sizes, padded: features before the first product, then after each; the model's own, and as columns of the kernels.
     The embedding's first product is the two-body table, sizes[0] the number of radial functions. activations: after
     each product. large: of each product, whether it has 16 or more rows and columns (the table is never large).
+
+    inputs, outputs: where features come from and go to (neither for the embedding's basis and the read-out's energies);
+    input_gradients, output_gradients: the same of the gradients by them, written and read. The spans say where the
+    model's features stand among these columns. rounded_inputs, rounded_gradients: in `mixed`, whether who wrote inputs
+    and output gradients has rounded them for products. over, each: a row is one of `each` of an edge, or of a centre.
     """
 
     name: str
@@ -84,15 +115,20 @@ class MlpShape:
     padded: tuple[int, ...]
     activations: tuple[str, ...]
     large: tuple[bool, ...]
+    inputs: tuple[Part, ...] = ()
+    outputs: tuple[Part, ...] = ()
+    input_gradients: tuple[Part, ...] = ()
+    output_gradients: tuple[Part, ...] = ()
+    input_spans: tuple[Span, ...] = ()
+    output_spans: tuple[Span, ...] = ()
+    rounded_inputs: bool = True
+    rounded_gradients: bool = True
+    over: str = "edges"
+    each: int = 1
 
     @property
     def is_embedding(self) -> bool:
         return self.name == "embedding"
-
-    @property
-    def layer(self) -> int:
-        """Number of a latent MLP."""
-        return int(self.name.removeprefix("latent_"))
 
     @property
     def dense(self) -> range:
@@ -101,32 +137,82 @@ class MlpShape:
 
 
 def mlp_chains(dimensions: Dimensions, folded: Folded, activations: Mapping[str, str]) -> tuple[MlpShape, ...]:
-    """Shapes of embedding, latent_0 .. latent_{L-1}, readout; activations by these names."""
+    """Embedding, latent_0 .. latent_{L-1}, readout of the current generation; activations by these names."""
     d = dimensions
-    outputs = [d.SP + d.NE + d.NW, *([d.SP + d.NE] * (d.layers - 1)), d.SP]
-    shapes = [_shape("embedding", folded.embedding, activations, d.radial, outputs[0])]
-    for k, chain in enumerate(folded.latents):
-        name = f"latent_{k}"
-        shapes.append(_shape(name, chain, activations, d.UP + (k + 1) * d.SP, outputs[k + 1]))
-    shapes.append(_shape("readout", folded.readout, activations, (d.layers + 1) * d.SP, None))
-    if not folded.readout:
-        shapes[-1] = replace(shapes[-1], sizes=((d.layers + 1) * d.scalars,))
-    return tuple(shapes)
+    chains = {"embedding": folded.two_body_and_embedding}
+    chains |= {f"latent_{k}": chain for k, chain in enumerate(folded.latents)}
+    chains["readout"] = folded.readout
+    bare = tuple(mlp_shape(name, chain, activations[name]) for name, chain in chains.items())
+    rounding = mlp_rounding(bare, fused_widths(bare))
+    features, gradients = rounding.features, rounding.gradients
+
+    def result(k: int) -> tuple[Part, ...]:
+        weights = (Part("env", 0, d.NE, d.NE, block=k),) * (k < d.layers) + (Part("w", 0, d.NW, d.NW),) * (k == 0)
+        return (d.scalar_part(k, rounded=features[k]), *weights)
+
+    def result_gradient(k: int) -> tuple[Part, ...]:
+        weights = (Part("denv", 0, d.NE, d.NE),) * (k < d.layers) + (Part("dw", 0, d.NW, d.NW),) * (k == 0)
+        return (d.scalar_part(k, "dx"), *weights)
+
+    def result_spans(k: int) -> tuple[Span, ...]:
+        environment = (d.channel_span(d.SP, d.environment_slots),) * (k < d.layers)
+        tensor = (d.channel_span(d.SP + d.NE, d.tensor_slots),) * (k == 0)
+        return (Span(0, d.scalars), *environment, *tensor)
+
+    def scalars(last: int, buffer: str = "x", added: bool = False) -> tuple[Part, ...]:
+        """s_0 .. s_last; the gradient of the last of them is complete with what is written here."""
+        rounds = buffer == "dx" and gradients[last]
+        places = range(last + 1)
+        return tuple(d.scalar_part(k, buffer, added=added, rounded=rounds and k == last) for k in places)
+
+    found = []
+    for shape in bare:
+        ends: dict[str, Any]
+        if shape.is_embedding:
+            ends = {"outputs": result(0), "output_gradients": result_gradient(0), "output_spans": result_spans(0)}
+        elif shape.name == "readout":
+            ends = {
+                "inputs": scalars(d.layers),
+                "input_gradients": scalars(d.layers, "dx"),
+                "input_spans": tuple(Span(k * d.SP, d.scalars) for k in range(d.layers + 1)),
+                "rounded_inputs": all(features),
+            }
+        else:
+            k = int(shape.name.removeprefix("latent_"))
+            ends = {
+                "inputs": (d.invariant_part(), *scalars(k)),
+                "outputs": result(k + 1),
+                "input_gradients": (d.invariant_part(buffer="dx"), *scalars(k, "dx", added=True)),
+                "output_gradients": result_gradient(k + 1),
+                "input_spans": (*(Span(d.UP + n * d.SP, d.scalars) for n in range(k + 1)), Span(0, d.channels)),
+                "output_spans": result_spans(k + 1),
+                "rounded_inputs": all(features[: k + 1]),
+            }
+        found.append(with_ends(d, shape, **ends))
+    return tuple(found)
 
 
-def _shape(name: str, chain: Chain, activations: Mapping[str, str], first: int, last: int | None) -> MlpShape:
+def mlp_shape(name: str, chain: Chain, activation: str) -> MlpShape:
+    """An MLP by itself, without where its features come from and go to."""
     sizes = [linear.matrix.shape[-1] for linear in chain]
-    padded = [eights(size) for size in sizes]
-    if last is not None:
-        padded[-1] = last
-        assert not chain[-1].activated, f"{name} ends in an activation"
+    assert name == "readout" or not chain[-1].activated, f"{name} ends in an activation"
     return MlpShape(
         name=name,
         sizes=(*(linear.matrix.shape[-2] for linear in chain[:1]), *sizes),
-        padded=(first, *padded),
-        activations=tuple(activations[name] if linear.activated else "identity" for linear in chain),
+        padded=(0, *map(eights, sizes)),
+        activations=tuple(activation if linear.activated else "identity" for linear in chain),
         large=tuple(linear.matrix.ndim == 2 and min(linear.matrix.shape) >= LEAST_WIDTH for linear in chain),
     )
+
+
+def with_ends(dimensions: Dimensions, shape: MlpShape, **ends: Any) -> MlpShape:
+    """The MLP with its parts and spans, and the widths that follow."""
+    shape = replace(shape, **ends)
+    padded = [dimensions.radial if shape.is_embedding else width_of(shape.inputs), *shape.padded[1:]]
+    if shape.outputs:
+        padded[-1] = width_of(shape.outputs)
+    sizes = shape.sizes or (sum(span.size for span in shape.input_spans),)  # a read-out without a product
+    return replace(shape, padded=tuple(padded), sizes=sizes)
 
 
 def fits_shared_memory(shape: MlpShape) -> bool:

@@ -6,11 +6,10 @@ for each target, rows of it for each source, the second source adding to what th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from allegro_sim.potential.cuda.mlp_chain import weight_places
 from allegro_sim.potential.cuda.mlp_kernel import MlpKernel
-from allegro_sim.potential.cuda.mlp_shapes import Dimensions, MlpShape, fused_widths, mlp_rounding
+from allegro_sim.potential.cuda.mlp_parts import Part, joined
+from allegro_sim.potential.cuda.mlp_shapes import Dimensions, MlpShape
 from allegro_sim.potential.cuda.plan import Matrix, Product
 
 _ROWS = 32
@@ -19,24 +18,12 @@ _ROWS = 32
 Operation = MlpKernel | Product
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some columns of a feature vector: `width` columns of a buffer; added: the buffer holds a sum to add to."""
-
-    buffer: str
-    offset: int
-    stride: int
-    width: int
-    added: bool = False
-
-
 class WideMlp:
     """One MLP with chunks of `capacity` edges."""
 
     def __init__(self, dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: MlpShape, capacity: int) -> None:
         self._dimensions, self._shapes, self._shape, self._capacity = dimensions, shapes, shape, capacity
         self._mixed = dimensions.precision == "mixed"
-        self._rounding = mlp_rounding(shapes, fused_widths(shapes))
 
     def kernels(self, backward: bool) -> list[MlpKernel]:
         """The element-wise kernels."""
@@ -54,15 +41,15 @@ class WideMlp:
     def _forward(self) -> list[Operation]:
         shape, steps = self._shape, list[Operation]()
         products = len(shape.activations)
-        features = self._inputs()
+        features = joined(shape.inputs)
         for n in range(products):
             last = n == products - 1
             is_result = last and shape.name != "readout"
-            targets = self._results() if is_result else [self._hidden(n, n + 1)]
+            targets = joined(shape.outputs) if is_result else (self._hidden(n, n + 1),)
             if n in shape.dense:
                 steps += self._products(n, False, features, targets)
             if last:
-                steps += self._round_result() if is_result else [self._energies(n)]
+                steps += self._round_parts("forward_result", shape.outputs) if is_result else [self._energies(n)]
             elif n not in shape.dense:
                 steps.append(self._two_body())
             else:
@@ -70,24 +57,11 @@ class WideMlp:
             features = targets
         return steps
 
-    def _inputs(self) -> list[_Part]:
-        d, shape = self._dimensions, self._shape
-        first = d.UP if shape.name == "readout" else 0
-        return [_Part("x", first, d.LDX, shape.padded[0])]  # the embedding's first product is not one of these
-
-    def _results(self) -> list[_Part]:
-        """Where the embedding and the latents leave their last product."""
-        d, shape = self._dimensions, self._shape
-        if shape.is_embedding:
-            return [_Part("x", d.UP, d.LDX, d.SP), _Part("env", 0, d.NE, d.NE), _Part("w", 0, d.NW, d.NW)]
-        k = shape.layer + 1
-        parts = [_Part("x", d.UP + k * d.SP, d.LDX, d.SP)]
-        return parts + [_Part("env", k * self._capacity * d.NE, d.NE, d.NE)] * (k < d.layers)
-
     def _two_body(self) -> MlpKernel:
         slope = self._slope(0)
         call = (
-            f"wide_two_body<{self._template(0, 1)}>(hidden_0, {slope or 'nullptr'}, basis, pairs, two_body, capacity);"
+            f"wide_two_body<{self._template(0, 1)}, {self._separable}>"
+            f"(hidden_0, {slope or 'nullptr'}, basis, pairs, two_body, capacity);"
         )
         outputs = ("hidden_0", *([slope] if slope else []))
         return self._kernel("forward_0", outputs, ("basis", "pairs", "two_body", "capacity"), call)
@@ -106,20 +80,17 @@ class WideMlp:
         outputs = ("edge_energies", *([slope] if slope else []))
         return self._kernel(f"forward_{n}", outputs, (hidden, "energy_weights"), call)
 
-    def _round_result(self) -> list[MlpKernel]:
-        k = 0 if self._shape.is_embedding else self._shape.layer + 1
-        return self._round("forward_result", self._results()[0]) if self._rounding.features[k] else []
-
     # --- backward -----------------------------------------------------------------------------------------------------
 
     def _backward(self) -> list[Operation]:
         shape, steps = self._shape, list[Operation]()
-        gradients = self._result_gradients()
+        gradients = joined(shape.output_gradients)
         if shape.name == "readout":
+            gradients = (self._hidden(0, len(shape.activations)),)
             steps.append(self._seeds())
         for m, n in enumerate(reversed(shape.dense)):
             is_input = n == 0
-            targets = self._input_gradients() if is_input else [self._hidden(m + 1, n)]
+            targets = joined(shape.input_gradients) if is_input else (self._hidden(m + 1, n),)
             steps += self._products(n, True, gradients, targets)
             if not is_input and n > shape.dense.start:
                 steps += self._multiply(m + 1, n - 1)
@@ -127,29 +98,8 @@ class WideMlp:
         if shape.is_embedding:
             steps.append(self._radial_slope(gradients[0].buffer))
         else:
-            # The last block, s_k of a latent and s_L of the read-out, is complete now.
-            k = self._dimensions.layers if shape.name == "readout" else shape.layer
-            d = self._dimensions
-            block = _Part("dx", d.UP + k * d.SP, d.LDX, d.SP)
-            steps += self._round("backward_result", block) if self._rounding.gradients[k] else []
+            steps += self._round_parts("backward_result", shape.input_gradients)
         return steps
-
-    def _result_gradients(self) -> list[_Part]:
-        d, shape = self._dimensions, self._shape
-        if shape.name == "readout":
-            return [self._hidden(0, len(shape.activations))]
-        if shape.is_embedding:
-            return [_Part("dx", d.UP, d.LDX, d.SP), _Part("denv", 0, d.NE, d.NE), _Part("dw", 0, d.NW, d.NW)]
-        k = shape.layer + 1
-        parts = [_Part("dx", d.UP + k * d.SP, d.LDX, d.SP)]
-        return parts + [_Part("denv", 0, d.NE, d.NE)] * (k < d.layers)
-
-    def _input_gradients(self) -> list[_Part]:
-        d, shape = self._dimensions, self._shape
-        if shape.name == "readout":
-            return [_Part("dx", d.UP, d.LDX, shape.padded[0])]
-        scalars = _Part("dx", d.UP, d.LDX, (shape.layer + 1) * d.SP, added=True)
-        return [_Part("dx", 0, d.LDX, d.UP), scalars]
 
     def _seeds(self) -> MlpKernel:
         n = len(self._shape.activations) - 1
@@ -171,7 +121,7 @@ class WideMlp:
         slope = self._slope(0)
         inputs = ("basis_slopes", "pairs", "two_body", "capacity")
         call = (
-            f"wide_radial_slope<{_ROWS}, {self._shape.padded[1]}>"
+            f"wide_radial_slope<{_ROWS}, {self._shape.padded[1]}, {self._separable}>"
             f"(radial_slope, {gradient}, {slope or 'nullptr'}, {', '.join(inputs)});"
         )
         return self._kernel("backward_0", ("radial_slope",), (gradient, *([slope] if slope else []), *inputs), call)
@@ -182,10 +132,14 @@ class WideMlp:
         """The buffer of an activation's slopes; none after the identity."""
         return "" if self._shape.activations[n] == "identity" else f"slope_{self._shape.name}_{n}"
 
-    def _hidden(self, turn: int, n: int) -> _Part:
+    @property
+    def _separable(self) -> str:
+        return _flag(self._dimensions.separable)
+
+    def _hidden(self, turn: int, n: int) -> Part:
         """A hidden buffer that holds the features before product n."""
         width = self._shape.padded[n]
-        return _Part(f"hidden_{turn % 2}", 0, width, width)
+        return Part(f"hidden_{turn % 2}", 0, width, width)
 
     def _large(self, n: int) -> bool:
         """Whether product n takes TF32 numbers."""
@@ -196,7 +150,9 @@ class WideMlp:
         shape = self._shape
         return f"{_ROWS}, {shape.padded[n + 1]}, {shape.activations[n].upper()}, {_flag(self._large(following))}"
 
-    def _products(self, n: int, transposed: bool, sources: list[_Part], targets: list[_Part]) -> list[Product]:
+    def _products(
+        self, n: int, transposed: bool, sources: tuple[Part, ...], targets: tuple[Part, ...]
+    ) -> list[Product]:
         place = weight_places(self._shapes)[0][self._shape.name, n, transposed]
         columns = sum(target.width for target in targets)
         found, column = list[Product](), 0
@@ -205,8 +161,8 @@ class WideMlp:
             for source in sources:
                 found.append(
                     Product(
-                        out=Matrix(target.buffer, target.offset, target.stride),
-                        left=Matrix(source.buffer, source.offset, source.stride),
+                        out=self._matrix(target),
+                        left=self._matrix(source),
                         right=Matrix("weights", place + row * columns + column, columns),
                         rows=self._capacity,
                         columns=target.width,
@@ -219,7 +175,16 @@ class WideMlp:
             column += target.width
         return found
 
-    def _round(self, name: str, part: _Part) -> list[MlpKernel]:
+    def _matrix(self, part: Part) -> Matrix:
+        return Matrix(part.buffer, part.block * self._capacity * part.stride + part.offset, part.stride)
+
+    def _round_parts(self, name: str, parts: tuple[Part, ...]) -> list[MlpKernel]:
+        """Rounds what readers of these parts want rounded, at most one of them."""
+        wanted = [part for part in joined(parts, by_rounding=True) if part.rounded]
+        assert len(wanted) <= 1
+        return self._round(name, wanted[0]) if wanted else []
+
+    def _round(self, name: str, part: Part) -> list[MlpKernel]:
         if not self._mixed:
             return []
         call = f"wide_round<{_ROWS}, {part.stride}, {part.offset}, {part.width}>({part.buffer});"

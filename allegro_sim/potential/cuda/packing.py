@@ -18,14 +18,17 @@ def pack_centers(model: AllegroModel, real: np.dtype, energy_weights: np.ndarray
     path_weights = np.zeros((max(paths, 1), padded(channels)), real)
     path_weights[:paths, :channels] = np.concatenate([layer.path_weights.T for layer in model.layers])
     energy_factors = np.asarray(model.edge_sum_norms * model.scales, np.float64)
+    seeds = energy_factors[:, None]
+    if model.edge_scales is not None:  # by ordered pair of types
+        seeds = (energy_factors[:, None] * model.edge_scales).reshape(-1, 1)
     frequencies = model.radial.frequencies if isinstance(model.radial, BesselEmbedding) else np.zeros(1)
     return {
         "path_weights": path_weights,
         "environment_norms": np.asarray(model.environment_norms, real),
-        "seeds": (energy_factors[:, None] * energy_weights).astype(real),
+        "seeds": (seeds * energy_weights).astype(real),
         "energy_factors": energy_factors,
         "shifts": np.asarray(model.shifts, np.float64),
-        "frequencies": np.asarray(frequencies, np.float64),
+        "frequencies": np.asarray(frequencies, np.float64).ravel(),
         "zbl_table": zbl_table(model),
         "cutoffs": np.ascontiguousarray(model.cutoffs, np.float64),
     }

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from allegro_sim.kernels.numba_cuda.control import WORDS
+
 NUMBERS = ("chunk", "want_virial", "want_atom_virials")
 """int32 numbers that change between launches of one operation."""
 
@@ -38,13 +40,6 @@ class Buffer:
         for length in self.shape:
             size *= length
         return size
-
-
-@dataclass(frozen=True)
-class Fill:
-    """Set all of a buffer's bytes to zero."""
-
-    buffer: str
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,7 @@ class Product:
     tensor_cores: bool
 
 
-Operation = Fill | Launch | IndexLaunch | Product
+Operation = Launch | IndexLaunch | Product
 
 
 @dataclass(frozen=True)
@@ -132,8 +127,6 @@ class Plan:
 
 def names_of(operation: Operation) -> tuple[str, ...]:
     """Buffers and changing numbers that an operation names, in order."""
-    if isinstance(operation, Fill):
-        return (operation.buffer,)
     if isinstance(operation, Product):
         return (operation.out.buffer, operation.left.buffer, operation.right.buffer)
     return tuple(argument for argument in operation.arguments if isinstance(argument, str))
@@ -152,6 +145,7 @@ def system_buffers(rows: int, owned: int, listed: int, chunks: int, atom_virials
         "cell": ((3, 3), np.float64, "system"),
         "row_offsets": ((owned + 1,), np.int64, "system"),
         "indices": ((listed,), np.int32, "system"),
+        "control": ((WORDS,), np.int64, "system"),
         "energies": ((owned,), np.float64, "result"),
         "forces": ((rows, 3), np.int64, "result"),
         "virial_words": ((9, 2), np.int64, "result"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from allegro_sim.errors import DeviceError
+from allegro_sim.kernels.numba_cuda.control import WORDS
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.neighbors import NeighborList
 from allegro_sim.potential.cuda.device import MATRIX_UNITS, OutOfDeviceMemory, find_device
@@ -13,7 +17,7 @@ from allegro_sim.potential.cuda.layout import Layout, refuse_unsupported
 from allegro_sim.potential.cuda.plan import system_buffers
 from allegro_sim.system import System
 
-_GIVEN = ("positions", "images", "types", "cell", "row_offsets", "indices")
+_GIVEN = ("positions", "images", "types", "cell", "row_offsets", "indices", "control")
 _RESULTS = ("energies", "forces", "virial_words", "atom_virials", "faults", "status")
 
 
@@ -28,6 +32,7 @@ class CudaPotential:
     chunk_edges : most edges computed at a time, or None: what a buffer of `engine.BUFFER_BYTES` holds
     executor : what launches the kernels; None: the GPU
     chosen : why this device, for the description, where the program chose it
+    local_rank : number of this rank on its node, which takes one of the node's GPUs
 
     Attributes
     ----------
@@ -49,6 +54,7 @@ class CudaPotential:
         chunk_edges: int | None = None,
         executor: Executor | None = None,
         chosen: str = "",
+        local_rank: int = 0,
     ) -> None:
         if chunk_edges is not None and chunk_edges < 1:
             raise ValueError(f"chunk_edges must be at least 1, found {chunk_edges}")
@@ -56,12 +62,13 @@ class CudaPotential:
         self.cutoffs = np.array(model.cutoffs, np.float64)
         refuse_unsupported(model)
         if executor is None:
-            executor = _gpu_executor()
+            executor = _gpu_executor(local_rank)
         layout = Layout(model, precision, matrix_units=executor.device.capability in MATRIX_UNITS)
         self.engine = Engine(layout, executor, max_rows=chunk_edges)
         self._executor, self._chosen = executor, chosen
         self._memory = Arrays(executor)
         self._list: tuple[object, ...] = ()
+        self._given: tuple[Any, ...] = ()
         self._has_atom_virials = False
 
     @property
@@ -129,7 +136,7 @@ class CudaPotential:
         # Atom virials have an array from the first call that wants them to the next build.
         if self._list == now and (self._has_atom_virials or not want_atom_virials):
             return
-        self._list, self._has_atom_virials = now, want_atom_virials
+        self._list, self._has_atom_virials, self._given = now, want_atom_virials, ()
         buffers = system_buffers(
             rows=system.num_local,
             owned=system.num_owned,
@@ -153,16 +160,28 @@ class CudaPotential:
             ("types", system.types[:local]),
             ("cell", system.cell.vectors),
             ("row_offsets", neighbors.row_offsets),
+            ("control", np.zeros(WORDS, np.int64)),
         ):
             self._executor.upload(self._arrays[name], values)
         if neighbors.num_edges:
             self._executor.upload(self._arrays["indices"], neighbors.indices)
         self.engine.bind(self._arrays, system.num_owned)
 
+    def bind(self, arrays: Mapping[str, Any], owned: int) -> None:
+        """Take arrays that are on the device, for `engine.launch`: see `Engine.bind`. Of the very arrays that it has
+        the engine keeps what it can."""
+        before, self._given = self._given, (owned, *arrays.values())
+        unchanged = len(before) == len(self._given) and before[0] == owned
+        if unchanged and all(a is b for a, b in zip(before[1:], arrays.values(), strict=True)):
+            self.engine.refit()
+            return
+        self._list = ()
+        self.engine.bind(arrays, owned)
 
-def _gpu_executor() -> Executor:
+
+def _gpu_executor(local_rank: int) -> Executor:
     """The GPU, or DeviceError; CuPy is loaded here and nowhere before."""
-    device = find_device()
+    device = find_device(local_rank)
     from allegro_sim.potential.cuda.executor import CudaExecutor
 
     return CudaExecutor(device)

@@ -69,16 +69,16 @@ UNWATCHED __attribute__((naked, noinline)) static void switch_stack(void** /*sav
 }
 #endif
 
-// Gives a fibre a stack (once) and sets it to begin at `entry`, which never returns.
-UNWATCHED static void prepare_fiber(Fiber& fiber, int number, void (*entry)()) {
+// Gives a fibre a stack (once) and sets it to begin at `entry`, which never returns. False: there is no memory for it.
+UNWATCHED static bool prepare_fiber(Fiber& fiber, int number, void (*entry)()) {
   if (!fiber.stack) {
     void* memory = mmap(nullptr, stack_bytes + page_bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) {
-      perror("cuda_on_cpu: no memory for the stack of a thread");
-      abort();
+    if (memory == MAP_FAILED) return false;
+    if (mprotect(memory, page_bytes, PROT_NONE)) {  // running off the stack must stop the program
+      munmap(memory, stack_bytes + page_bytes);
+      return false;
     }
-    mprotect(memory, page_bytes, PROT_NONE);  // running off the stack stops the program
     fiber.stack = static_cast<char*>(memory) + page_bytes;
     fiber.bytes = stack_bytes;
 #ifdef WATCH_RACES
@@ -103,6 +103,7 @@ UNWATCHED static void prepare_fiber(Fiber& fiber, int number, void (*entry)()) {
   fiber.context.uc_link = nullptr;
   makecontext(&fiber.context, entry, 0);
 #endif
+  return true;
 }
 
 UNWATCHED inline void release_stack(Fiber& fiber) {

@@ -77,7 +77,11 @@ UNWATCHED static int launch(const Kernel& kernel, const unsigned* sizes, size_t 
   state.first.race_history = __tsan_get_current_fiber();
 #endif
   set_dynamic_shared(shared_bytes);
-  while (watch_races && state.fibers_made < static_cast<int>(threads)) make_fiber();
+  while (state.fibers_made < (watch_races ? static_cast<int>(threads) : 1)) {
+    if (make_fiber()) continue;
+    snprintf(state.message, sizeof state.message, "%s", no_stack);
+    return true;
+  }
   for (unsigned i = 0; i < threads; i++) {
     Thread& thread = state.threads[i];
     thread.index = {i % sizes[3], i / sizes[3] % sizes[4], i / (sizes[3] * sizes[4])};

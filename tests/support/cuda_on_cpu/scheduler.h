@@ -148,16 +148,19 @@ UNWATCHED inline void set_waiting(const Thread* thread) {
 
 UNWATCHED static void run_threads();
 
-UNWATCHED static void make_fiber() {
-  prepare_fiber(state.fibers[state.fibers_made], state.fibers_made, run_threads);
+constexpr const char* no_stack = "no memory for the stack of a thread: this process may have too many mappings";
+
+UNWATCHED static bool make_fiber() {
+  if (!prepare_fiber(state.fibers[state.fibers_made], state.fibers_made, run_threads)) return false;
   state.idle[state.fibers_idle++] = &state.fibers[state.fibers_made++];
+  return true;
 }
 
 // Under the race checker a thread's stack is its own (another's values in the same place would look like races), and
 // made by the launch (what makes a fibre happens before all that the fibre does).
 UNWATCHED static Fiber* take_fiber(const Thread* thread) {
   if (watch_races) return &state.fibers[thread - state.threads];
-  if (!state.fibers_idle) make_fiber();
+  if (!state.fibers_idle && !make_fiber()) fail("%s", no_stack);
   return state.idle[--state.fibers_idle];
 }
 

@@ -1,0 +1,1 @@
+"""Molecular dynamics with all arrays of a rank on a GPU: atoms, ghosts, neighbour list and the step."""

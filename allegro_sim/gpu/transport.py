@@ -1,0 +1,80 @@
+"""How rows of device arrays get from rank to rank: one verb, several ways, the same bits.
+
+    host        copies through memory of the host, and MPI; always there, also for several ranks on one GPU
+    nccl        NVIDIA's NCCL, from GPU to GPU; a GPU for each rank
+
+`choose_transport` is the one place where the choice is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from allegro_sim.errors import DeviceError
+from allegro_sim.parallel.comm import Comm
+from allegro_sim.potential.cuda.engine import Executor
+
+TRANSPORTS = ("auto", "host", "nccl")
+
+
+class Transport(Protocol):
+    """Exchange of rows between ranks."""
+
+    name: str
+    waits: bool
+    """Whether the host waits inside `exchange` for what was launched before."""
+
+    def exchange(self, send: Any, send_counts: np.ndarray, receive: Any, receive_counts: np.ndarray) -> None:
+        """Send rows to, and receive rows from, every rank (collective; overwrites `receive`).
+
+        send, receive: device arrays (n, width) of 8-byte elements, C-contiguous, rows sorted by rank; counts: int64
+        (ranks,), how many go to, or come from, each; this rank's own among them.
+        """
+        ...
+
+
+class HostTransport:
+    """Through the host: a copy down, MPI, a copy up."""
+
+    name = "host"
+    waits = True
+
+    def __init__(self, comm: Comm, executor: Executor) -> None:
+        self._comm, self._executor = comm, executor
+
+    def exchange(self, send: Any, send_counts: np.ndarray, receive: Any, receive_counts: np.ndarray) -> None:
+        outgoing = self._executor.download(send) if len(send) else np.empty(send.shape, send.dtype)
+        incoming = np.empty(receive.shape, receive.dtype)
+        self._comm.exchange(outgoing, send_counts, incoming, receive_counts)
+        if len(receive):
+            self._executor.upload(receive, incoming)
+
+
+def choose_transport(name: str, comm: Comm, executor: Executor, *, gpus_shared: bool) -> Transport:
+    """The transport that `name` stands for: "auto" is NCCL where every rank has a GPU of its own, else the host.
+
+    gpus_shared: whether two ranks of this run use one GPU.
+
+    Raises
+    ------
+    DeviceError : "nccl", and it is not there or ranks share a GPU
+    """
+    if name not in TRANSPORTS:
+        raise DeviceError(f"transport {name!r} is unknown; choose one of {', '.join(TRANSPORTS)}")
+    if name == "host" or (name == "auto" and (comm.size == 1 or gpus_shared)):
+        return HostTransport(comm, executor)
+    if gpus_shared:
+        raise DeviceError(
+            'transport "nccl" needs a GPU for each rank, and ranks of this run share one: start fewer ranks, or use '
+            'gpu.transport = "host"'
+        )
+    from allegro_sim.gpu.nccl import NcclTransport, nccl_is_there
+
+    missing = nccl_is_there()
+    if missing and name == "auto":
+        return HostTransport(comm, executor)
+    if missing:
+        raise DeviceError(f'transport "nccl" was asked for, but {missing}; use gpu.transport = "host"')
+    return NcclTransport(comm, executor)

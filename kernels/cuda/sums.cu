@@ -1,0 +1,74 @@
+// Sums over the atoms of a rank, as two-word integers: the same bits in any order of threads, blocks and ranks.
+//
+// sums i64[6 + nt][2]: row 0 the number of terms that were not finite or out of range, row 1 potential energy (eV), rows
+// 2 to 4 momentum (Da A/fs), row 5 heat of the bath (eV), then kinetic energy (eV) by type. Independent of the model.
+#include "fixed_point.cuh"
+
+static constexpr int SUM_FAULTS = 0, SUM_ENERGY = 1, SUM_MOMENTUM = 2, SUM_HEAT = 5, SUM_KINETIC = 6;
+
+// Every thread of a warp gives a term (zero where it has no atom), the first adds their sum (accumulates).
+DEVICE void add_term(long long* __restrict__ row, double value, bool& good) {
+  long long high, low;
+  good = to_words(high, low, value) && good;
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    high += __shfl_xor_sync(0xffffffffu, high, offset);
+    low += __shfl_xor_sync(0xffffffffu, low, offset);
+  }
+  if ((threadIdx.x & 31) == 0) {
+    add_atomically(row, high);
+    add_atomically(row + 1, low);
+  }
+}
+
+DEVICE void report_terms(long long* __restrict__ sums, bool good) {
+  if (!good) add_atomically(sums + 2 * SUM_FAULTS, 1);
+}
+
+// A thread an atom: kinetic energy by type, and momentum (accumulates). masses f64[nt], Da; energy_unit: eV per
+// Da (A/fs)^2; velocities f64[C][3], A/fs. Where control[CONTROL_HALT] is set nothing is added.
+DEVICE void kinetic_sums_of_atom(
+    long long* __restrict__ sums, const long long* __restrict__ control, const double* __restrict__ velocities,
+    const int* __restrict__ types, const double* __restrict__ masses, double energy_unit, int num_types, int owned) {
+  if (control[CONTROL_HALT] != 0) return;
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  const bool real = i < owned;
+  const int type = real ? types[i] : -1;
+  const double mass = real ? masses[type] : 0.0;
+  double v[3] = {0.0, 0.0, 0.0};
+#pragma unroll
+  for (int c = 0; c < 3; ++c) {
+    if (real) v[c] = velocities[3LL * i + c];
+  }
+  const double energy = 0.5 * energy_unit * mass * ((v[0] * v[0] + v[1] * v[1]) + v[2] * v[2]);
+  bool good = true;
+  for (int t = 0; t < num_types; ++t) {
+    if (__any_sync(0xffffffffu, type == t)) add_term(sums + 2 * (SUM_KINETIC + t), type == t ? energy : 0.0, good);
+  }
+#pragma unroll
+  for (int c = 0; c < 3; ++c) add_term(sums + 2 * (SUM_MOMENTUM + c), mass * v[c], good);
+  report_terms(sums, good);
+}
+
+// A thread a row: what the bath has given (accumulates). heat i64[rows], units of 2^-44 eV.
+DEVICE void heat_sum_of_row(long long* __restrict__ sums, const long long* __restrict__ heat, int rows) {
+  const int row = blockIdx.x * blockDim.x + threadIdx.x;
+  long long high = row < rows ? heat[row] >> 32 : 0, low = row < rows ? heat[row] & 0xffffffffLL : 0;
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) {
+    high += __shfl_xor_sync(0xffffffffu, high, offset);
+    low += __shfl_xor_sync(0xffffffffu, low, offset);
+  }
+  if ((threadIdx.x & 31) == 0) {
+    add_atomically(sums + 2 * SUM_HEAT, high);
+    add_atomically(sums + 2 * SUM_HEAT + 1, low);
+  }
+}
+
+// A thread an atom: the potential energy (accumulates). energies f64[owned], eV.
+DEVICE void energy_sum_of_atom(long long* __restrict__ sums, const double* __restrict__ energies, int owned) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  bool good = true;
+  add_term(sums + 2 * SUM_ENERGY, i < owned ? energies[i] : 0.0, good);
+  report_terms(sums, good);
+}

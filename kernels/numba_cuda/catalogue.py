@@ -1,0 +1,7 @@
+"""Every Numba CUDA kernel by its name: (function, signature)."""
+
+from __future__ import annotations
+
+from . import atoms, halo, index
+
+KERNELS = {**index.KERNELS, **atoms.KERNELS, **halo.KERNELS}

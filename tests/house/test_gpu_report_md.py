@@ -1,0 +1,56 @@
+"""The phase of the GPU report that takes whole steps, taken through the CPU runner."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.cuda_harness import HostExecutor
+from support.device_motion import periodic_case, small_model
+
+from allegro_sim.motion import HostMotion
+from allegro_sim.tools import gpu_report_md as report
+
+pytestmark = pytest.mark.simulator
+
+
+@pytest.fixture
+def water(monkeypatch):
+    """A box of ten atoms instead of water."""
+    case = periodic_case()
+    monkeypatch.setattr(report, "water_box", lambda atoms, model: (case.positions, case.vectors, case.types))
+    monkeypatch.setattr(report, "BLOCKS", 2)
+    return small_model()
+
+
+def test_agreement_is_measured_against_the_cpu(water, monkeypatch):
+    found = report.agree(water, HostExecutor, atoms=10, steps=2)
+    assert all(found["within_bounds"].values())
+    advance = report.advance
+    monkeypatch.setattr(
+        report, "advance", lambda motion, steps: advance(motion, steps + isinstance(motion, HostMotion))
+    )
+    assert not report.agree(water, HostExecutor, atoms=10, steps=2)["within_bounds"]["position_largest_A"]
+
+
+def test_bits_are_compared_for_every_way_of_taking_steps(water):
+    variants = {name: options for name, options in report.VARIANTS.items() if name != "a narrow skin"}
+    found = report.bits(water, "single", HostExecutor, atoms=10, steps=2, variants=variants)["same_bits"]
+    assert found.pop("images by NCCL") is not True  # there is none here, and it says so
+    assert found == {"one step at a time": True, "images by the host": True}
+
+
+def test_speed_drift_and_size_are_measured(water):
+    found = report.speed(water, 10, "langevin", HostExecutor, precision="single", block=1)
+    assert len(found["step_seconds"]) == len(found["network_seconds"]) == 2
+    assert found["steps_per_second"] == pytest.approx(1.0 / np.median(found["step_seconds"]))
+    assert found["atom_and_pair_bytes"] > 0 and found["listed"] > 0
+    found = report.drift(water, "double", HostExecutor, atoms=10, steps=6, every=1)
+    assert len(found["energies_eV_per_atom"]) == 6 and len(found["slopes_of_quarters"]) >= 1
+    assert np.ptp(found["energies_eV_per_atom"]) < 1e-2
+    assert report.largest(water, 10, HostExecutor, precision="single", steps=1)["ghosts"] > 0
+
+
+def test_every_result_has_a_key_of_its_own():
+    items = list(report.md_items(lambda name: small_model(), HostExecutor))
+    assert len({item.key for item in items}) == len(items)
+    assert all(item.key.startswith("md/") for item in items)

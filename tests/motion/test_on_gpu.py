@@ -1,0 +1,78 @@
+"""Steps on a real GPU: what the CPU runner shows of launches and bits, shown once more where it counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.device_motion import advance, assert_same_bits, make, periodic_case, state
+
+from allegro_sim.kernels.cpu.fixed_point import forces_to_float
+
+pytestmark = pytest.mark.gpu
+
+
+def on_gpu(**options):
+    from allegro_sim.potential.cuda.device import find_device
+    from allegro_sim.potential.cuda.executor import CudaExecutor
+
+    return make(periodic_case(num_atoms=60), executor=CudaExecutor(find_device()), **options)
+
+
+@pytest.mark.parametrize("bath", [False, True], ids=["nve", "langevin"])
+def test_steps_are_those_of_the_cpu(bath):
+    found, expected = on_gpu(bath=bath, steps_ahead=20), make(periodic_case(num_atoms=60), "cpu", bath=bath)
+    for motion in (found, expected):
+        advance(motion, 50)
+    found, expected = state(found), state(expected)
+    forces = [forces_to_float(x["forces"]) for x in (found, expected)]
+    # Fused multiply-adds of the integrator differ from the CPU's: 50 steps amplify a last bit a thousandfold.
+    assert np.abs(forces[0] - forces[1]).max() <= 1e-8 * max(1.0, np.abs(forces[1]).max())
+    assert np.abs(found["positions"] - expected["positions"]).max() <= 1e-9
+
+
+@pytest.mark.parametrize("bath", [False, True], ids=["nve", "langevin"])
+def test_how_steps_are_launched_does_not_change_a_bit(bath):
+    runs = []
+    for options in ({"steps_ahead": 1}, {"steps_ahead": 20}, {"images_travel": True}, {"skin": 0.0}, {"skin": 0.8}):
+        motion = on_gpu(bath=bath, **options)
+        advance(motion, 40)
+        runs.append(state(motion))
+    for found in runs:
+        assert_same_bits(found, runs[0])
+
+
+def test_nccl_carries_the_same_bits():
+    from allegro_sim.gpu.nccl import nccl_is_there
+
+    if missing := nccl_is_there():
+        pytest.skip(missing)
+    runs = []
+    for transport in ("host", "nccl"):
+        motion = on_gpu(images_travel=True, transport=transport)
+        advance(motion, 20)
+        runs.append(state(motion))
+    assert_same_bits(runs[1], runs[0])
+
+
+def test_a_steady_step_allocates_nothing_and_copies_the_control_words_alone(monkeypatch):
+    import cupy
+
+    motion = on_gpu(steps_ahead=5, skin=2.0)
+    advance(motion, 6)
+    copied = []
+    download = motion.executor.download
+    monkeypatch.setattr(motion.executor, "download", lambda array: (copied.append(array.nbytes), download(array))[1])
+    monkeypatch.setattr(motion.executor, "upload", lambda *_: pytest.fail("a copy to the device"))
+
+    class Counter(cupy.cuda.MemoryHook):
+        name = "counter"
+        allocations = 0
+
+        def malloc_preprocess(self, **_):
+            self.allocations += 1
+
+    with Counter() as counter:
+        found = motion.advance(5, measure=False, asked=lambda: 0.0)
+    assert found.step == 11 and motion.neighbors.num_builds == 1
+    assert counter.allocations == 0
+    assert copied == [128]

@@ -1,0 +1,108 @@
+"""Exchanges between ranks: what goes where, and which transport is taken."""
+
+from __future__ import annotations
+
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from support.cuda_harness import HostDevice, HostExecutor
+
+from allegro_sim.errors import DeviceError
+from allegro_sim.gpu import nccl as nccl_module
+from allegro_sim.gpu.nccl import NcclTransport
+from allegro_sim.gpu.transport import HostTransport, choose_transport
+from allegro_sim.parallel.comm import SerialComm
+
+pytestmark = pytest.mark.simulator
+
+
+class ManyRanks(SerialComm):
+    """A rank of several that are not there."""
+
+    size = 3
+    rank = 1
+
+
+def test_the_host_copies_rows_of_one_rank():
+    executor = HostExecutor()
+    send, receive = np.arange(12.0).reshape(4, 3), np.zeros((4, 3))
+    HostTransport(SerialComm(), executor).exchange(send, np.array([4]), receive, np.array([4]))
+    assert np.array_equal(receive, send)
+    assert [direction for direction, _ in executor.copies] == ["to the host", "to the device"]
+
+
+def test_nothing_to_exchange_is_no_copy():
+    executor, nothing = HostExecutor(), np.zeros((0, 3))
+    HostTransport(SerialComm(), executor).exchange(nothing, np.zeros(1, int), nothing, np.zeros(1, int))
+    assert executor.copies == []
+
+
+class FakeNccl(ModuleType):
+    """Notes what is sent and received; the communicator of rank 1 of 3."""
+
+    NCCL_INT64 = "int64"
+    available = True
+
+    def __init__(self):
+        super().__init__("nccl")
+        self.calls = []
+        self.NcclCommunicator = lambda size, identity, rank: SimpleNamespace(
+            send=lambda *given: self.calls.append(("send", *given)),
+            recv=lambda *given: self.calls.append(("recv", *given)),
+        )
+
+    def get_unique_id(self):
+        return (1, 2)
+
+    def groupStart(self):
+        self.calls.append("start")
+
+    def groupEnd(self):
+        self.calls.append("end")
+
+
+class DeviceArray(np.ndarray):
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.__array_interface__["data"][0])
+
+
+def test_nccl_gets_the_rows_of_each_rank(monkeypatch):
+    """Places, numbers of 8-byte words, peers and the stream; only between ranks that have something for each other."""
+    fake = FakeNccl()
+    monkeypatch.setitem(__import__("sys").modules, "cupy", ModuleType("cupy"))
+    monkeypatch.setitem(__import__("sys").modules, "cupy.cuda", SimpleNamespace(nccl=fake))
+    executor = SimpleNamespace(stream=SimpleNamespace(ptr=77))
+    transport = NcclTransport(ManyRanks(), executor)
+    send, receive = np.zeros((5, 3)).view(DeviceArray), np.zeros((4, 3)).view(DeviceArray)
+    transport.exchange(send, np.array([2, 0, 3]), receive, np.array([0, 0, 4]))
+    start, row = send.data.ptr, 24
+    assert fake.calls == [
+        "start",
+        ("send", start, 6, "int64", 0, 77),
+        ("send", start + 2 * row, 9, "int64", 2, 77),
+        ("recv", receive.data.ptr, 12, "int64", 2, 77),
+        "end",
+    ]
+
+
+def test_the_transport_is_chosen_in_one_place(monkeypatch):
+    executor = HostExecutor(device=HostDevice())
+    alone, many = SerialComm(), ManyRanks()
+
+    def choose(name, comm, shared=False):
+        return choose_transport(name, comm, executor, gpus_shared=shared).name
+
+    assert choose("auto", alone) == choose("host", many) == choose("auto", many, shared=True) == "host"
+    with pytest.raises(DeviceError, match="a GPU for each rank"):
+        choose("nccl", many, shared=True)
+    monkeypatch.setattr(nccl_module, "nccl_is_there", lambda: "it is not installed")
+    assert choose("auto", many) == "host"
+    with pytest.raises(DeviceError, match="it is not installed"):
+        choose("nccl", many)
+    monkeypatch.setattr(nccl_module, "nccl_is_there", lambda: "")
+    monkeypatch.setattr(nccl_module, "NcclTransport", lambda comm, executor: SimpleNamespace(name="nccl"))
+    assert choose("auto", many) == choose("nccl", many) == "nccl"
+    with pytest.raises(DeviceError, match="unknown"):
+        choose("pigeon", many)

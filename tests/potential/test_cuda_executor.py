@@ -1,0 +1,221 @@
+"""What runs a plan on a GPU gives the driver, cuBLAS and Numba the right pointers, numbers and orders.
+
+The executor is the real one; behind its calls stands a CPU (support.cupy_stand_in). Where CuPy is installed, no GPU is
+needed to see that the calls are CuPy's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support import cupy_stand_in as stand_in
+from support.cuda_harness import cuda_potential
+from support.device_motion import advance, assert_same_bits, make, periodic_case, state
+from support.potential import make_system
+from support.random_models import random_model, random_structure
+from support.stage_reference import over_bounds, replay
+
+from allegro_sim.dynamics.guard import Limits
+from allegro_sim.errors import DeviceError
+from allegro_sim.potential.cuda.device import Device
+from allegro_sim.potential.cuda.plan import Launch, Product
+from allegro_sim.potential.cuda.potential import CudaPotential
+
+pytestmark = pytest.mark.simulator
+
+DEVICE = Device("a stand-in", (9, 0), 2**34)
+
+
+def a_model(path):
+    wide = {"hidden_width": 264, "l_max": 1, "num_layers": 2}
+    return random_model(4, **(wide if path == "wide" else {"zbl": True, "per_pair_cutoffs": True, "hidden_width": 20}))
+
+
+def results(potential, system, neighbors):
+    potential.compute(system, neighbors, want_virial=True, want_atom_virials=True)
+    assert len(system.bad_centres) == 0
+    local = system.num_local
+    return [
+        system.forces[:local].copy(),
+        system.energies[: system.num_owned].copy(),
+        system.virial_words.copy(),
+        system.atom_virials[:local].copy(),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "precision"), [("fused", "mixed"), ("fused", "double"), ("wide", "mixed"), ("wide", "single")]
+)
+def test_the_bits_are_those_of_the_plan(path, precision, monkeypatch):
+    """Several chunks, twice, so that numbers change between launches; a new list; and atoms without neighbours."""
+    model = a_model(path)
+    module = stand_in.load_executor(monkeypatch)
+    found = CudaPotential(model, precision=precision, chunk_edges=128, executor=module.CudaExecutor(DEVICE))
+    wanted = cuda_potential(model, precision, chunk_edges=128, optimize="-O0")
+    for seed, atoms in ((2, 12), (2, 12), (5, 7), (6, 1)):
+        system, neighbors = make_system(model, random_structure(seed, model, num_atoms=atoms), 0.3)
+        for a, b in zip(results(found, system, neighbors), results(wanted, system, neighbors), strict=True):
+            assert np.array_equal(a, b)
+        assert found.engine.table.num_chunks == wanted.engine.table.num_chunks
+        plan = found.engine.plan
+        launches = [operation.kernel for operation in plan.chunk if isinstance(operation, Launch)]
+        assert stand_in.launched[-len(launches) :] == launches
+        assert any(isinstance(operation, Product) for operation in plan.chunk) == (path == "wide")
+
+
+def test_stages_can_be_looked_at_on_a_gpu_as_on_a_cpu(monkeypatch):
+    """What gpu_report.py does in its phase accuracy."""
+    model = a_model("fused")
+    module = stand_in.load_executor(monkeypatch)
+    potential = CudaPotential(model, precision="mixed", chunk_edges=128, executor=module.CudaExecutor(DEVICE))
+    potential.compute(*make_system(model, random_structure(2, model, num_atoms=12), 0.3))
+    deviations = replay(potential)
+    assert len(deviations) > 30
+    assert not over_bounds(deviations, "mixed")
+
+
+@pytest.mark.parametrize("bath", [False, True], ids=["nve", "langevin"])
+def test_a_step_on_the_device_is_that_of_the_plan(bath, monkeypatch):
+    """Everything of a run: new lists, ghosts, steps ahead, sums, and what is copied to the host."""
+    module = stand_in.load_executor(monkeypatch)
+    runs = []
+    for executor in (module.CudaExecutor(DEVICE), None):
+        limits = Limits(1.0, force=1e3, distances=np.full((2, 2), 0.1))
+        motion = make(periodic_case(), bath=bath, limits=limits, images_travel=True, executor=executor)
+        advance(motion, 5)
+        runs.append(state(motion))
+        assert motion.neighbors.num_builds > 1
+        assert motion.neighbors.closest_pair()[0] > 0.0
+    assert_same_bits(runs[0], runs[1])
+
+
+def test_no_atoms_at_all_are_no_launches_on_null_pointers(monkeypatch):
+    model = a_model("fused")
+    module = stand_in.load_executor(monkeypatch)
+    potential = CudaPotential(model, precision="single", executor=module.CudaExecutor(DEVICE))
+    nothing = (np.zeros((0, 3)), None, np.zeros(3, bool), np.zeros(0, np.int64))
+    assert len(results(potential, *make_system(model, nothing, 0.0))[1]) == 0
+
+
+@pytest.mark.parametrize("failing", ["CUDADriverError", "CUBLASError"])
+def test_memory_that_runs_out_in_a_library_is_said_as_in_the_pool(failing, monkeypatch):
+    module = stand_in.load_executor(monkeypatch)
+
+    def fail(*_):
+        raise getattr(stand_in, failing)({"CUDADriverError": 2, "CUBLASError": 3}[failing])
+
+    if failing == "CUDADriverError":
+        monkeypatch.setattr(stand_in.Module, "load", fail)
+    else:
+        monkeypatch.setattr(sys.modules["cupy.cuda"].cublas, "create", fail)
+    potential = CudaPotential(a_model("wide"), precision="mixed", executor=module.CudaExecutor(DEVICE))
+    with pytest.raises(DeviceError, match="out of memory: the model's weights need"):
+        potential.prepare()
+
+
+def test_chunks_shrink_when_the_pool_has_no_more(monkeypatch):
+    module = stand_in.load_executor(monkeypatch)
+    model = a_model("fused")
+    structure = random_structure(2, model, num_atoms=12)
+    wanted = results(cuda_potential(model, "single", chunk_edges=None), *make_system(model, structure, 0))
+    potential = CudaPotential(model, precision="single", chunk_edges=2**16, executor=module.CudaExecutor(DEVICE))
+    monkeypatch.setattr("allegro_sim.potential.cuda.engine.MIN_ROWS", 128)
+    potential.prepare()
+    stand_in.memory_limit[0] = 30_000
+    found = results(potential, *make_system(model, structure, 0))
+    assert potential.engine.max_rows < 2**16
+    assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+# ------------------------------------------------------------------------------------------- where CuPy is installed
+
+CHECKED = {
+    "driver": ("launchKernel", "funcSetAttribute"),
+    "runtime": ("memsetAsync",),
+    "cublas": ("create", "gemmEx"),
+}
+
+
+needs_cupy = pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="needs CuPy")
+
+
+@needs_cupy
+@pytest.mark.parametrize("module", CHECKED)
+def test_signatures_are_cupys(module):
+    """CuPy's compiled functions state theirs in the first line of their documentation."""
+    from cupy import cuda
+
+    for name in CHECKED[module]:
+        stated = re.match(r"(\w+)\((.*?)\)", getattr(getattr(cuda, module), name).__doc__)
+        assert stated is not None
+        real = [part.split()[-1].split("=")[0] for part in stated[2].split(",") if part.strip()]
+        assert list(inspect.signature(getattr(stand_in, name)).parameters) == real, name
+
+
+@needs_cupy
+def test_constants_and_classes_are_cupys():
+    import cupy
+
+    for name, value in stand_in.constants.items():
+        assert int(getattr(cupy.cuda.cublas, name)) == value, name
+    assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
+    for of, name in (("cublas", "CUBLASError"), ("driver", "CUDADriverError"), ("runtime", "CUDARuntimeError")):
+        assert issubclass(getattr(getattr(cupy.cuda, of), name), RuntimeError)
+    assert cupy.cuda.cublas.CUBLASError(3).status == 3
+    for text, method in (
+        ("arr, stream=None", cupy.ndarray.set),
+        ("stream=None, order='C', out=None, blocking=True", cupy.ndarray.get),
+        ("null=False, non_blocking=False", cupy.cuda.Stream.__init__),
+    ):
+        assert text in method.__doc__
+    # What gpu_report_device.py calls besides.
+    for name in ("Event", "get_elapsed_time", "get_current_stream", "Device"):
+        assert hasattr(cupy.cuda, name)
+    assert {"load", "get_function"} <= set(dir(cupy.cuda.function.Module))
+    for name in ("getDeviceProperties", "driverGetVersion", "runtimeGetVersion", "memGetInfo"):
+        assert callable(getattr(cupy.cuda.runtime, name))
+
+
+@needs_cupy
+def test_nccls_calls_are_cupys():
+    """NCCL itself may be there or not: CuPy has its calls in any case."""
+    from cupy.cuda import nccl
+
+    assert {"get_unique_id", "groupStart", "groupEnd", "NCCL_INT64", "available"} <= set(dir(nccl))
+    for name in ("send", "recv"):
+        stated = re.search(r"\((.*)\)", getattr(nccl.NcclCommunicator, name).__doc__)
+        assert stated is not None
+        assert [part.split()[-1] for part in stated[1].split(",")][1:] in (
+            ["sendbuf", "count", "datatype", "peer", "stream"],
+            ["recvbuf", "count", "datatype", "peer", "stream"],
+        )
+
+
+REAL_NUMBA = """
+import inspect
+from numba import cuda
+from numba.cuda import api
+assert list(inspect.signature(cuda.external_stream).parameters) == ["ptr"]
+assert list(inspect.signature(cuda.as_cuda_array).parameters) == ["obj", "sync"]
+from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
+from allegro_sim.kernels.numba_cuda import compilation
+print(len(KERNELS))
+"""
+
+
+def test_numbas_calls_are_there_without_its_simulator():
+    done = subprocess.run(
+        [sys.executable, "-c", REAL_NUMBA],
+        env=os.environ | {"NUMBA_ENABLE_CUDASIM": "0"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr

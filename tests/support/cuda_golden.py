@@ -1,0 +1,26 @@
+"""Which golden models the CUDA potential is run with by default, and how its modules are compiled for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.golden import MODELS
+
+PRECISIONS = ("double", "single", "mixed")
+
+FAST_BUILD = "-O0"
+"""For models that run a few structures: the compiler takes half as long, the kernels twice."""
+
+TABLE_SHARE = 6
+"""By default one in so many of the cases made by a table of pairs, and of each model at most one precision."""
+
+
+def golden_cases(*precisions: str) -> Iterator[Any]:
+    """(name, precision): every model in each of these precisions; most of those made by a table of pairs are slow."""
+    for n, name in enumerate(MODELS):
+        for p, precision in enumerate(PRECISIONS):
+            if precision in precisions:
+                always = not name.startswith("pairwise") or n % TABLE_SHARE == p
+                yield pytest.param(name, precision, marks=() if always else (pytest.mark.slow,))

@@ -1,0 +1,277 @@
+"""The calls of CuPy and Numba that `potential/cuda/executor.py` makes, with a CPU behind them instead of a GPU.
+
+Device memory is NumPy memory; `launchKernel` runs the kernel in the CPU runner with the very pointers that the driver
+would read; `gemmEx` multiplies what its addresses, strides and flags say, column-major, as cuBLAS does. So a test that
+goes through here shows which pointers, numbers, sizes and orders the executor gives, not what a GPU makes of them.
+Signatures are CuPy's: tests/potential/test_cuda_executor.py compares them where CuPy is installed.
+
+    executor = load_executor(monkeypatch)          # the module, bound to these calls
+    executor.CudaExecutor(device)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from support.cuda_runner import CpuModule
+from support.cuda_running import Library
+from support.mixed_reference import truncate_to_tf32
+
+EXECUTOR = "allegro_sim.potential.cuda.executor"
+STREAM = 0x5712EA4
+"""Handle of the one stream; null is another."""
+
+DEFAULT_SHARED_BYTES = 48 * 1024
+MAX_DYNAMIC_SHARED_SIZE = 8  # CUfunction_attribute_enum of cuda.h
+
+
+class DeviceArray(np.ndarray):
+    """NumPy's array with what CuPy's has and it has not."""
+
+    @property
+    def data(self) -> SimpleNamespace:  # type: ignore[override]
+        return SimpleNamespace(ptr=self.__array_interface__["data"][0] if self.size else 0)
+
+    def set(self, arr: np.ndarray, stream: Any = None) -> None:
+        assert type(arr) is np.ndarray
+        assert arr.dtype == self.dtype
+        assert arr.shape == self.shape
+        assert stream.ptr == STREAM
+        self[...] = arr
+
+    def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
+        assert stream.ptr == STREAM
+        return np.array(self, subok=False)
+
+
+class Stream:
+    current: list[int] = [0]  # noqa: RUF012
+
+    def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False, priority: Any = None):
+        assert non_blocking, "work on a blocking stream waits for the null stream's"
+        self.ptr = STREAM
+
+    def __enter__(self) -> Stream:
+        self.current.append(self.ptr)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.current.pop()
+
+    def synchronize(self) -> None:
+        pass
+
+
+class Module:
+    """What `load` is given is the source here: the executor's `load_or_compile` is replaced."""
+
+    def load(self, cubin: bytes) -> None:
+        assert type(cubin) is bytes
+        self.runner = CpuModule(cubin.decode(), optimize="-O0")
+
+    def get_function(self, name: str) -> SimpleNamespace:
+        function = SimpleNamespace(ptr=id(self) + 1 + self.runner.kernels.index(name), module=self)
+        _functions[function.ptr] = (self.runner, self.runner.kernels.index(name))
+        return function
+
+
+_functions: dict[int, tuple[CpuModule, int]] = {}
+_shared_bytes: dict[int, int] = {}
+launched: list[str] = []
+
+
+def launchKernel(
+    f: int, grid_dim_x: int, grid_dim_y: int, grid_dim_z: int, block_dim_x: int, block_dim_y: int, block_dim_z: int,
+    shared_mem_bytes: int, stream: int, kernel_params: int, extra: int,
+) -> None:  # fmt: skip
+    assert stream == STREAM
+    assert not extra
+    assert shared_mem_bytes <= _shared_bytes.get(f, DEFAULT_SHARED_BYTES), "more shared memory than the function has"
+    runner, kernel = _functions[f]
+    sizes = (grid_dim_x, grid_dim_y, grid_dim_z, block_dim_x, block_dim_y, block_dim_z)
+    library = runner._engine
+    assert isinstance(library, Library)
+    launched.append(runner.kernels[kernel])
+    message = library.run_pointers(kernel, sizes, shared_mem_bytes, kernel_params)
+    assert not message, message
+
+
+def funcSetAttribute(f: int, attribute: int, value: int) -> None:
+    assert attribute == MAX_DYNAMIC_SHARED_SIZE
+    _shared_bytes[f] = value
+
+
+def memsetAsync(ptr: int, value: int, size: int, stream: int) -> None:
+    assert stream == STREAM
+    assert ptr
+    ctypes.memset(ptr, value, size)
+
+
+def create() -> int:
+    return 0xB1A5
+
+
+def gemmEx(
+    handle: int, transa: int, transb: int, m: int, n: int, k: int, alpha: int, A: int, Atype: int, lda: int, B: int,
+    Btype: int, ldb: int, beta: int, C: int, Ctype: int, ldc: int, computeType: int, algo: int,
+) -> None:  # fmt: skip
+    """C (m, n) = alpha A (m, k) B (k, n) + beta C, columns lda, ldb, ldc numbers apart; each sum in the order of k."""
+    assert handle == create()
+    assert Stream.current[-1] == STREAM
+    assert (transa, transb, algo) == (constants["CUBLAS_OP_N"], constants["CUBLAS_OP_N"], -1)
+    assert Atype == Btype == Ctype
+    dtype = {0: np.float32, 1: np.float64}[Atype]  # CUDA_R_32F, CUDA_R_64F
+    is_tf32 = computeType == constants["CUBLAS_COMPUTE_32F_FAST_TF32"]
+    full = {0: "CUBLAS_COMPUTE_32F", 1: "CUBLAS_COMPUTE_64F"}[Atype]
+    assert computeType in (constants[full], constants["CUBLAS_COMPUTE_32F_FAST_TF32"])
+    assert m <= lda and k <= ldb and m <= ldc
+    a, b, c = (_columns(*of, dtype) for of in ((A, m, k, lda), (B, k, n, ldb), (C, m, n, ldc)))
+    factors = [_columns(place, 1, 1, 1, dtype)[0, 0] for place in (alpha, beta)]
+    assert factors[0] == 1 and factors[1] in (0, 1)
+    total = c.copy() if factors[1] else np.zeros_like(c)
+    for inner in range(k):
+        left, right = a[:, inner : inner + 1], b[inner]
+        if is_tf32:
+            left, right = truncate_to_tf32(left), truncate_to_tf32(right)
+        total += left * right
+    c[...] = total
+
+
+def _columns(address: int, rows: int, columns: int, stride: int, dtype: Any) -> np.ndarray:
+    """The column-major matrix at an address."""
+    size = np.dtype(dtype).itemsize
+    memory = (ctypes.c_uint8 * (((columns - 1) * stride + rows) * size)).from_address(address)
+    flat = np.frombuffer(memory, dtype)
+    return np.lib.stride_tricks.as_strided(flat, (rows, columns), (size, stride * size))
+
+
+constants = {
+    "CUBLAS_OP_N": 0,
+    "CUBLAS_GEMM_DEFAULT": -1,
+    "CUBLAS_COMPUTE_32F": 68,
+    "CUBLAS_COMPUTE_64F": 70,
+    "CUBLAS_COMPUTE_32F_FAST_TF32": 77,
+}
+
+
+class CUBLASError(RuntimeError):
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class CUDADriverError(RuntimeError):
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class OutOfMemoryError(MemoryError):
+    pass
+
+
+def zeros(shape: int, dtype: Any = float, order: str = "C") -> DeviceArray:
+    assert Stream.current[-1] == STREAM, "zeros on another stream would not wait for this one"
+    if np.prod(shape) * np.dtype(dtype).itemsize > memory_limit[0]:
+        raise OutOfMemoryError
+    return np.zeros(shape, dtype).view(DeviceArray)
+
+
+memory_limit = [2**40]
+
+
+class _IndexKernel:
+    """A kernel of the simulator that may be configured several times before it runs."""
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+
+    def __getitem__(self, configuration: tuple[int, int, int]) -> Any:
+        grid, block, stream = configuration
+        assert stream == STREAM
+        return lambda *values: self._kernel[grid, block](*map(_shared, values))
+
+
+def _shared(value: Any) -> Any:
+    """Left to itself the simulator copies arrays in and out, and what overlaps with another would be lost."""
+    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+    return FakeCUDAArray(value) if isinstance(value, np.ndarray) else value
+
+
+class _Cupy(ModuleType):
+    """Operations of whole arrays are NumPy's, on the stream."""
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(np, name)
+
+        def call(*values: Any, **options: Any) -> Any:
+            assert Stream.current[-1] == STREAM, f"{name} on another stream would not wait for this one"
+            found = function(*values, **options)
+            return found.view(DeviceArray) if isinstance(found, np.ndarray) else found
+
+        return call if callable(function) else function
+
+
+class _NumbaCuda:
+    """Numba's own simulator, and the calls that it does not have."""
+
+    def __getattr__(self, name: str) -> Any:
+        from numba import cuda
+
+        return getattr(cuda, name)
+
+    @staticmethod
+    def external_stream(ptr: int) -> int:
+        assert ptr == STREAM
+        return ptr
+
+    @staticmethod
+    def as_cuda_array(obj: DeviceArray, sync: bool = True) -> np.ndarray:
+        assert not sync, "a wait at every launch"
+        assert obj.flags.c_contiguous
+        return obj.view(np.ndarray)
+
+
+def _simulated(name: str) -> _IndexKernel:
+    from numba import cuda
+
+    from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
+
+    function, signature = KERNELS[name]
+    return _IndexKernel(cuda.jit(signature)(function))
+
+
+def load_executor(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The executor's module, loaded anew with these calls in the place of CuPy's."""
+    launched.clear()
+    memory_limit[0] = 2**40
+    cupy, cuda = _Cupy("cupy"), ModuleType("cupy.cuda")
+    driver = SimpleNamespace(
+        launchKernel=launchKernel, funcSetAttribute=funcSetAttribute, CUDADriverError=CUDADriverError
+    )
+    cuda.__dict__.update(
+        driver=driver,
+        runtime=SimpleNamespace(memsetAsync=memsetAsync),
+        cublas=SimpleNamespace(create=create, gemmEx=gemmEx, CUBLASError=CUBLASError, **constants),
+        function=SimpleNamespace(Module=Module),
+        memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+        Stream=Stream,
+    )
+    pool = SimpleNamespace(free_all_blocks=lambda: None)
+    cupy.__dict__.update(cuda=cuda, zeros=zeros, ndarray=DeviceArray, get_default_memory_pool=lambda: pool)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "cupy.cuda", cuda)
+    monkeypatch.delitem(sys.modules, EXECUTOR, raising=False)
+    module = importlib.import_module(EXECUTOR)
+    monkeypatch.setattr(module, "numba_cuda", _NumbaCuda())
+    monkeypatch.setattr(module, "compiled_kernel", _simulated)
+    monkeypatch.setattr(module, "load_or_compile", lambda source, capability: source.encode())
+    del sys.modules[EXECUTOR]  # who imports it next gets CuPy's again, or the error that there is none
+    return module

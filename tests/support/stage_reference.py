@@ -1,0 +1,397 @@
+"""Every stage of the CUDA potential computed again, in NumPy, from what the kernels themselves gave to that stage.
+
+A whole network cannot be held to the rounding reference (support.mixed_reference) sharply: one unit in float32's last
+place moves numbers across the middle between two TF32 numbers, and what follows differs by 2^-11. A stage can: its
+inputs are the kernels' own buffers, bit for bit, and only what it does itself is compared.
+
+    replay(potential) -> {"latent_0_forward: s_1": relative RMS deviation, ...}
+
+of the last evaluation's positions, the largest of all chunks; on a GPU as well as in the CPU runner. Products here are
+float64 sums of rounded operands, and each result is rounded once to the features' type; no order of sums is copied from
+the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from support.mixed_reference import LEAST_WIDTH, radial_basis, round_to_tf32, truncate_to_tf32
+
+from allegro_sim.model import reference_geometry as geometry
+from allegro_sim.model import reference_identity as identity
+from allegro_sim.model import reference_layers as stages
+from allegro_sim.potential.cuda.engine import Engine
+from allegro_sim.potential.cuda.layout import Layout
+from allegro_sim.potential.cuda.mlp_shapes import mlp_rounding
+from allegro_sim.potential.cuda.plan import Operation, Product
+from allegro_sim.potential.cuda.potential import CudaPotential
+from allegro_sim.potential.folding import Chain
+
+# float64, and float32: a few roundings each, hundreds where a product is long. MLPs of `mixed` may round a hidden
+# number of an edge to the other side where their own float32 sum is off by its last bit: 2^-11 of one number in 1e4.
+BOUNDS = {"double": 1e-13, "single": 5e-6, "mixed": 2e-6}
+MIXED_MLP = 1e-4
+FORCES = 1e-9
+"""Forces are float64 whatever the features, in units of 2^-40 eV/Å."""
+
+Values = dict[str, np.ndarray]
+Call = Callable[[], Any]
+
+
+def bound_of(name: str, precision: str) -> float:
+    """What a deviation of `replay` may be."""
+    stage = name.partition(":")[0]
+    if stage == "edge_forces":
+        return FORCES
+    if precision == "mixed" and stage.startswith(("embedding", "latent", "readout")):
+        return MIXED_MLP
+    return BOUNDS[precision]
+
+
+def over_bounds(deviations: dict[str, float], precision: str) -> dict[str, float]:
+    """Those deviations that are too large, or not numbers."""
+    return {name: value for name, value in deviations.items() if not value <= bound_of(name, precision)}
+
+
+def replay(potential: CudaPotential, *, must_be_operands: bool = True) -> dict[str, float]:
+    """Run the last evaluation again, stage by stage; deviations relative to the RMS of what is right.
+
+    must_be_operands: that operands of TF32 products which are not TF32 numbers are an AssertionError.
+    """
+    engine = potential.engine
+    bound = engine.bound
+    bound.want(True, False)
+    bound.run_before()
+    worst: dict[str, float] = {}
+    for chunk in range(engine.table.num_chunks):
+        bound.numbers["chunk"].value = chunk
+        after = _downloaded(engine)
+        reference = _Chunk(engine.layout, engine.plan.max_centers, after, chunk)
+        for stage, calls in _stages(engine.layout, bound.chunk):
+            before = after
+            for call in calls:
+                call()
+            after = _downloaded(engine)
+            if not stage:
+                continue  # index work
+            for name, (found, wanted, *rounded) in reference.compare(stage, before, after).items():
+                key = f"{stage}: {name}"
+                if must_be_operands and any(rounded) and not np.array_equal(found, truncate_to_tf32(found)):
+                    raise AssertionError(f"{key} are operands of TF32 products, and not TF32 numbers")
+                worst[key] = max(worst.get(key, 0.0), _deviation(found, wanted, *rounded))
+    return worst
+
+
+def _deviation(found: np.ndarray, wanted: np.ndarray, rounded: bool = False) -> float:
+    """rounded: `found` was rounded to TF32 when written; then what it is off by beyond half a unit of that."""
+    assert found.shape == wanted.shape
+    assert np.isfinite(found).all()
+    scale = np.sqrt(np.mean(np.square(wanted, dtype=np.float64))) if wanted.size else 0.0
+    if scale == 0.0:
+        assert not found.any()
+        return 0.0
+    off = np.abs(found.astype(np.float64) - wanted)
+    if rounded:
+        off = np.maximum(off - 2.0**-11 * np.exp2(np.frexp(found)[1] - 1.0), 0.0)
+    return float(np.sqrt(np.mean(off**2)) / scale)
+
+
+def _downloaded(engine: Engine) -> Values:
+    return {name: engine.executor.download(array) for name, array in engine.arrays.items()}
+
+
+def _stages(layout: Layout, bound: list[tuple[Operation, Call]]) -> Iterator[tuple[str, list[Call]]]:
+    """The calls of a chunk's operations in order, by stage; those before the first stage under an empty name."""
+    left = list(bound)
+    yield "", [left.pop(0)[1], left.pop(0)[1]]
+    for stage in layout.stages():
+        own = [left.pop(0)[1]]
+        mlp, _, direction = stage.rpartition("_")
+        if mlp.startswith(("embedding", "latent", "readout")):  # several steps where they are wide
+            while isinstance(left[0][0], Product) or left[0][0].kernel.startswith(f"{mlp}_{direction}"):
+                own.append(left.pop(0)[1])
+        yield stage, own
+    assert not left
+
+
+class _Chunk:
+    """The stages of one chunk; arrays are cut to the edges and centres that there are, and to the model's columns."""
+
+    def __init__(self, layout: Layout, max_centers: int, arrays: Values, chunk: int) -> None:
+        self._layout, self._model, self._dimensions = layout, layout.model, layout.dimensions
+        self._real, self._max_centers, self._chunk = layout.real, max_centers, chunk
+        self._start, end = arrays["chunk_centers"][chunk : chunk + 2]
+        self._num_centers = int(end - self._start)
+        self._rounding = mlp_rounding(layout.shapes, layout.fused)
+        self._chains = dict(
+            zip(
+                (shape.name for shape in layout.shapes),
+                (layout.folded.embedding[1:], *layout.folded.latents, layout.folded.readout),
+                strict=True,
+            )
+        )
+
+    def compare(self, stage: str, before: Values, after: Values) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """What the stage wrote and what it should have written, by name."""
+        self._before, self._after = before, after
+        self._edges = int(after["first"][self._num_centers])
+        self._centers = after["edge_center"][: self._edges]
+        self._types = after["types"][self._start : self._start + self._num_centers]
+        name, _, direction = stage.rpartition("_")
+        if stage.startswith("center_") and stage != "center_energies":
+            method = getattr(self, f"_center_{stage.split('_')[1]}")
+            return method(int(direction))
+        if name.startswith("latent_"):
+            return getattr(self, f"_latent_{direction}")(int(name.split("_")[1]))
+        return getattr(self, f"_{stage}")()
+
+    # --- parts of buffers ---------------------------------------------------------------------------------------------
+
+    def _scalars(self, rows: np.ndarray, k: int) -> np.ndarray:
+        d = self._dimensions
+        first = d.UP + k * d.SP
+        return rows[: self._edges, first : first + d.scalars]
+
+    def _invariants(self, rows: np.ndarray) -> np.ndarray:
+        return rows[: self._edges, : self._dimensions.channels]
+
+    def _weights(self, rows: np.ndarray) -> np.ndarray:
+        """Slot-major columns (capacity, slots UP) as (Z, U, slots)."""
+        d = self._dimensions
+        return rows[: self._edges].reshape(self._edges, -1, d.UP)[:, :, : d.channels].transpose(0, 2, 1)
+
+    def _of_centers(self, layer: np.ndarray) -> np.ndarray:
+        """(max_centers, M, UP) as (centres, U, M)."""
+        return layer[: self._num_centers, :, : self._dimensions.channels].transpose(0, 2, 1)
+
+    def _environment_gradients(self, values: Values) -> np.ndarray:
+        d = self._dimensions
+        shape = (self._model.num_layers - 1, self._max_centers, -1, d.UP)
+        return values["dA"].reshape(shape) if self._model.num_layers > 1 else np.zeros((0, 1, 1, 1))
+
+    def _harmonics(self, values: Values) -> np.ndarray:
+        return values["harmonics"][: self._edges, : (self._model.l_max + 1) ** 2]
+
+    def _harmonic_gradient(self, values: Values) -> np.ndarray:
+        total = values["harmonic_gradient"].astype(np.float64).sum(axis=0)
+        return total[: self._edges, 1 : (self._model.l_max + 1) ** 2]
+
+    def _cast(self, values: np.ndarray) -> np.ndarray:
+        return values.astype(self._real)
+
+    def _written(self, found: np.ndarray, wanted: np.ndarray, rounded: bool) -> tuple[np.ndarray, np.ndarray, bool]:
+        """rounded: whether `mixed` rounds these when writing them."""
+        return found, self._cast(wanted), rounded and self._layout.precision == "mixed"
+
+    # --- MLPs ---------------------------------------------------------------------------------------------------------
+
+    def _product(self, rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+        large = min(matrix.shape) >= LEAST_WIDTH
+        left, right = self._cast(rows), self._cast(matrix)
+        if large and self._layout.precision == "mixed":
+            left, right = round_to_tf32(left), round_to_tf32(right)
+        return self._cast(left.astype(np.float64) @ right.astype(np.float64))
+
+    def _activation(self, name: str) -> tuple[Any, Any]:
+        model = self._model
+        mlps = {"embedding": model.embed_mlp, "readout": model.readout}
+        mlps |= {f"latent_{k}": layer.latent for k, layer in enumerate(model.layers)}
+        return stages.ACTIVATION_FUNCTIONS[mlps[name].activation]
+
+    def _slope(self, values: Values, name: str, n: int, width: int) -> np.ndarray:
+        return values[f"slope_{name}_{n}"][: self._edges, :width]
+
+    def _activate(self, name: str, n: int, rows: np.ndarray, found: dict) -> np.ndarray:
+        function, slope = (way(rows.astype(np.float64)) for way in self._activation(name))
+        found[f"slope {n}"] = (self._slope(self._after, name, n, rows.shape[1]), self._cast(slope))
+        return self._cast(function)
+
+    def _forward(self, name: str, rows: np.ndarray, found: dict) -> np.ndarray:
+        first = int(name == "embedding")
+        for n, linear in enumerate(self._chains[name], start=first):
+            rows = self._product(rows, linear.matrix)
+            if linear.activated:
+                rows = self._activate(name, n, rows, found)
+        return rows
+
+    def _backward(self, name: str, gradient: np.ndarray) -> np.ndarray:
+        first = int(name == "embedding")
+        chain: Chain = self._chains[name]
+        for n in range(len(chain) - 1, -1, -1):
+            if chain[n].activated:
+                gradient = self._cast(gradient * self._slope(self._before, name, n + first, gradient.shape[1]))
+            gradient = self._product(gradient, chain[n].matrix.T)
+        return gradient
+
+    def _two_body(self, basis: np.ndarray) -> np.ndarray:
+        table = self._layout.folded.embedding[0].matrix.astype(self._real).astype(np.float64)
+        pairs = self._after["pairs"][: self._edges]
+        return self._cast(np.einsum("nz,znc->zc", basis[:, : self._edges].astype(np.float64), table[pairs]))
+
+    def _embedding_forward(self) -> dict:
+        found: dict = {}
+        rows = self._two_body(self._before["basis"])
+        if self._layout.folded.embedding[0].activated:
+            rows = self._activate("embedding", 0, rows, found)
+        rows = self._forward("embedding", rows, found)
+        scalars, channels = self._dimensions.scalars, self._dimensions.channels
+        ends = np.cumsum([scalars, channels * self._model.environment_weight_irreps])
+        first, environment, tensor = np.split(rows, ends, axis=1)
+        found["s_0"] = self._written(self._scalars(self._after["x"], 0), first, self._rounding.features[0])
+        found["env_0"] = (self._weights(self._after["env"][0]), environment.reshape(self._edges, channels, -1))
+        found["w"] = (self._weights(self._after["w"]), tensor.reshape(self._edges, channels, -1))
+        return found
+
+    def _embedding_backward(self) -> dict:
+        before = self._before
+        gradient = [self._scalars(before["dx"], 0), *map(self._flat, map(before.__getitem__, ("denv", "dw")))]
+        gradient = self._backward("embedding", np.concatenate(gradient, axis=1))
+        if self._layout.folded.embedding[0].activated:
+            gradient = self._cast(gradient * self._slope(before, "embedding", 0, gradient.shape[1]))
+        slopes = self._two_body(before["basis_slopes"])
+        wanted = np.einsum("zc,zc->z", gradient.astype(np.float64), slopes.astype(np.float64))
+        return {"radial_slope": (self._after["radial_slope"][: self._edges], wanted)}
+
+    def _flat(self, rows: np.ndarray) -> np.ndarray:
+        return self._weights(rows).reshape(self._edges, -1)
+
+    def _latent_forward(self, k: int) -> dict:
+        found: dict = {}
+        x = self._before["x"]
+        inputs = [*(self._scalars(x, n) for n in range(k + 1)), self._invariants(x)]
+        rows = self._forward(f"latent_{k}", np.concatenate(inputs, axis=1), found)
+        scalars, rounded = rows[:, : self._dimensions.scalars], self._rounding.features[k + 1]
+        found[f"s_{k + 1}"] = self._written(self._scalars(self._after["x"], k + 1), scalars, rounded)
+        if k + 1 < self._model.num_layers:
+            environment = rows[:, self._dimensions.scalars :].reshape(self._edges, self._dimensions.channels, -1)
+            found[f"env_{k + 1}"] = (self._weights(self._after["env"][k + 1]), environment)
+        return found
+
+    def _latent_backward(self, k: int) -> dict:
+        dx = self._before["dx"]
+        gradient = [self._scalars(dx, k + 1)]
+        if k + 1 < self._model.num_layers:
+            gradient.append(self._flat(self._before["denv"]))
+        rows = self._backward(f"latent_{k}", np.concatenate(gradient, axis=1))
+        *parts, invariants = np.split(rows, np.arange(1, k + 2) * self._dimensions.scalars, axis=1)
+        found = {f"dscal_{k}": (self._invariants(self._after["dx"]), invariants)}
+        for n, part in enumerate(parts):
+            total = self._scalars(dx, n) + part
+            rounded = n == k and self._rounding.gradients[k]
+            found[f"ds_{n}"] = self._written(self._scalars(self._after["dx"], n), total, rounded)
+        return found
+
+    def _readout_forward(self) -> dict:
+        found: dict = {}
+        x = self._before["x"]
+        inputs = [self._scalars(x, n) for n in range(self._model.num_layers + 1)]
+        rows = self._forward("readout", np.concatenate(inputs, axis=1), found)
+        wanted = rows.astype(np.float64) @ self._layout.folded.energy_weights
+        return {**found, "edge_energies": (self._after["edge_energies"][: self._edges], wanted)}
+
+    def _readout_backward(self) -> dict:
+        model = self._model
+        factors = (model.edge_sum_norms * model.scales)[self._types][self._centers]
+        rows = self._backward("readout", self._cast(factors[:, None] * self._layout.folded.energy_weights))
+        last = model.num_layers
+        return {
+            f"ds_{n}": self._written(
+                self._scalars(self._after["dx"], n), part, n == last and self._rounding.gradients[last]
+            )
+            for n, part in enumerate(np.split(rows, last + 1, axis=1))
+        }
+
+    # --- centres ------------------------------------------------------------------------------------------------------
+
+    def _center_forward(self, k: int) -> dict:
+        model, before = self._model, self._before
+        harmonics = self._harmonics(before).astype(np.float64)
+        terms = stages.weighted_harmonics_forward(self._weights(before["env"][k]).astype(np.float64), harmonics)
+        norms = model.environment_norms[self._types].astype(self._real).astype(np.float64)
+        environment = self._cast(stages.environment_forward(terms, self._centers, norms))
+        used = self._has_edges()
+        environments = [np.where(used, self._of_centers(before["A"][n]), 0.0) for n in range(k)] + [environment]
+        vector, _ = identity.center_vector_forward(model.layers[: k + 1], environments, model.l_max)
+        weights = self._weights(before["w"]).astype(np.float64)
+        invariants = identity.invariants_forward(weights, harmonics, vector, self._centers)
+        return {
+            f"A_{k}": (np.where(used, self._of_centers(self._after["A"][k]), 0.0), environment),
+            f"scal_{k}": self._written(self._invariants(self._after["x"]), invariants, self._rounding.invariants[k]),
+        }
+
+    def _has_edges(self) -> np.ndarray:
+        """(centres, 1, 1): centres without edges are skipped, whatever stands in their rows."""
+        return (np.diff(self._after["first"][: self._num_centers + 1]) > 0)[:, None, None]
+
+    def _center_backward(self, k: int) -> dict:
+        model, before, after, used = self._model, self._before, self._after, self._has_edges()
+        last = k == model.num_layers - 1
+        harmonics = self._harmonics(before).astype(np.float64)
+        weights = self._weights(before["w"]).astype(np.float64)
+        own = self._weights(before["env"][k]).astype(np.float64)
+        environments = [np.where(used, self._of_centers(before["A"][n]), 0.0) for n in range(k + 1)]
+        vector, partial = identity.center_vector_forward(model.layers[: k + 1], environments, model.l_max)
+        by_weights, by_harmonics, by_vector = identity.invariants_backward(
+            self._invariants(before["dx"]).astype(np.float64), weights, harmonics, vector, self._centers
+        )
+        into = identity.center_vector_backward(by_vector, model.layers[: k + 1], environments, partial, model.l_max)
+        if not last:
+            earlier = self._environment_gradients(before)
+            into = [grad + np.where(used, self._of_centers(earlier[n]), 0.0) for n, grad in enumerate(into)]
+        norms = model.environment_norms[self._types].astype(self._real).astype(np.float64)
+        terms = stages.environment_backward(into[k], self._centers, norms)
+        by_env, more = stages.weighted_harmonics_backward(terms, own, harmonics)
+        by_harmonics = (by_harmonics + more)[:, 1:]
+        if not last:
+            by_weights = by_weights + self._weights(before["dw"])
+            by_harmonics = by_harmonics + self._harmonic_gradient(before)
+        found = {
+            "denv": self._written(self._weights(after["denv"]), by_env, self._rounding.environments[k]),
+            "dw": self._written(self._weights(after["dw"]), by_weights, k == 0 and self._rounding.tensor),
+            "dY": (self._harmonic_gradient(after), by_harmonics),
+        }
+        written = self._environment_gradients(after)
+        for n in range(k):
+            found[f"dA_{n}"] = (np.where(used, self._of_centers(written[n]), 0.0), self._cast(into[n]))
+        return found
+
+    # --- float64 ------------------------------------------------------------------------------------------------------
+
+    def _edge_geometry(self) -> dict:
+        model, after = self._model, self._after
+        vectors = after["vectors"][:, : self._edges].T
+        lengths, units = geometry.lengths_forward(vectors)
+        x = lengths / model.cutoffs.ravel()[after["pairs"][: self._edges]]
+        basis, slopes = (self._cast(values) for values in radial_basis(model.radial, x))
+        harmonics = self._cast(geometry.spherical_harmonics_forward(units, model.l_max))
+        return {
+            "basis": (after["basis"][:, : self._edges].T, basis),
+            "basis_slopes": (after["basis_slopes"][:, : self._edges].T, slopes),
+            "harmonics": (self._harmonics(after), harmonics),
+        }
+
+    def _center_energies(self) -> dict:
+        model, after = self._model, self._after
+        sums = np.bincount(self._centers, after["edge_energies"][: self._edges], self._num_centers)
+        wanted = model.shifts[self._types] + (model.edge_sum_norms * model.scales)[self._types] * sums
+        if model.zbl is not None:
+            wanted += np.bincount(self._centers, after["pair_terms"][: self._edges], self._num_centers)
+        return {"energies": (after["energies"][self._start : self._start + self._num_centers], wanted)}
+
+    def _edge_forces(self) -> dict:
+        model, before, edges = self._model, self._before, self._edges
+        vectors = before["vectors"][:, :edges].T
+        lengths, units = geometry.lengths_forward(vectors)
+        by_harmonics = np.zeros((edges, (model.l_max + 1) ** 2))
+        by_harmonics[:, 1:] = self._harmonic_gradient(before)
+        by_units = geometry.spherical_harmonics_backward(by_harmonics, units, model.l_max)
+        radial = before["radial_slope"][:edges] / model.cutoffs.ravel()[before["pairs"][:edges]]
+        if model.zbl is not None:
+            radial = radial + before["pair_terms"].reshape(2, -1)[1, :edges]
+        gradients = geometry.lengths_backward(radial, by_units, lengths, units)
+        wanted = np.zeros((len(before["forces"]), 3))
+        np.add.at(wanted, self._start + self._centers, gradients)
+        np.add.at(wanted, before["edge_neighbor"][:edges], -gradients)
+        return {"forces": ((self._after["forces"] - before["forces"]) / 2.0**40, wanted)}

@@ -1,0 +1,283 @@
+"""The phase `md` of tools/gpu_report.py: whole steps on a GPU, neighbour lists and all.
+
+    md/agree    `double` against the CPU: forces, and positions after 200 steps of NVE
+    md/bits     the same bits however steps are launched, whatever the skin and the way of ghosts
+    md/speed    steps/s with rebuilds, and what of a step is not the network: by model, ensemble and size
+    md/drift    slope of the total energy in NVE, by precision
+    md/largest  the largest box of water that runs, by model
+
+Everything here runs where an executor is given, so the tests take it through the CPU runner.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from allegro_sim.cell import Cell
+from allegro_sim.dynamics.guard import Guard, Limits
+from allegro_sim.dynamics.langevin import Langevin
+from allegro_sim.dynamics.observables import Integrator, degrees_of_freedom, measure
+from allegro_sim.dynamics.velocities import draw_velocities
+from allegro_sim.dynamics.velocity_verlet import VelocityVerlet
+from allegro_sim.errors import AllegroSimError
+from allegro_sim.gpu.motion import DeviceMotion
+from allegro_sim.gpu.start import make_motion
+from allegro_sim.kernels.cpu.fixed_point import forces_to_float
+from allegro_sim.model.description import AllegroModel
+from allegro_sim.motion import HostMotion
+from allegro_sim.parallel.comm import SerialComm
+from allegro_sim.potential.cpu import CpuPotential
+from allegro_sim.potential.cuda.engine import Executor
+from allegro_sim.potential.cuda.potential import CudaPotential
+from allegro_sim.system import System
+from allegro_sim.timers import Timers
+from allegro_sim.tools.benchmark_models import water_box
+from allegro_sim.tools.gpu_report import Item
+
+MODELS = ("bundled", "medium", "sc23")
+SPEED_ATOMS = (192, 24_000, 192_000, 3072, 1_536_000)
+LARGEST_ATOMS = (6_291_456, 12_288_000, 24_000_000, 44_294_784, 87_654_336, 126_432_576)
+TEMPERATURE_K = 300.0
+TIMESTEP_FS = 0.5
+BLOCKS = 7
+"""Blocks of steps that are timed, after one that is not."""
+
+AGREE_STEPS, AGREE_LARGEST = 200, 1e-7
+DRIFT_ATOMS, DRIFT_STEPS, DRIFT_EVERY = 576, 20_000, 50
+
+
+@dataclass(frozen=True)
+class Options:
+    """How steps are taken; none of it changes a bit."""
+
+    skin: float = 1.0
+    steps_ahead: int = 20
+    transport: str = "host"
+    images_travel: bool = False
+
+
+def start_motion(
+    model: AllegroModel,
+    precision: str,
+    atoms: int,
+    ensemble: str = "nve",
+    options: Options | None = None,
+    *,
+    executor: Executor | None = None,
+    device: str = "cuda",
+) -> DeviceMotion | HostMotion:
+    """Water at 300 K, forces computed; executor: None for the GPU."""
+    options = options or Options()
+    positions, vectors, types = water_box(atoms, model)
+    comm, cell, count = SerialComm(), Cell(vectors, True), len(types)
+    system = System(cell, model.masses, count)
+    system.set_owned(np.arange(count), types, positions, np.zeros((count, 3)))
+    integrator: Integrator = VelocityVerlet(TIMESTEP_FS, model.masses)
+    if ensemble == "langevin":
+        integrator = Langevin(TIMESTEP_FS, model.masses, TEMPERATURE_K, 1.0, 0)
+    given = (comm, system, cell, model.cutoffs, options.skin)
+    rest = (integrator, Guard(Limits(1.0)), Timers())
+    motion: DeviceMotion | HostMotion
+    if device == "cpu":
+        motion = HostMotion(*given, CpuPotential(model, precision=precision), *rest)
+    else:
+        motion = make_motion(
+            *given,
+            CudaPotential(model, precision=precision, executor=executor),
+            *rest,
+            steps_ahead=options.steps_ahead,
+            transport=options.transport,
+            images_travel=options.images_travel,
+        )
+    motion.place()
+    draw_velocities(motion.atoms(), comm, TEMPERATURE_K, 0, integrator.conserves_momentum)
+    motion.start(0)
+    return motion
+
+
+def advance(motion: DeviceMotion | HostMotion, steps: int, *, measured: bool = False) -> None:
+    """So many steps; measured: observables can be asked for after the last. Raises AllegroSimError on a fault."""
+    last = motion.step + steps
+    while motion.step < last:
+        found = motion.advance(last - motion.step, measure=measured, asked=lambda: 0.0)
+        if found.between:
+            raise AllegroSimError(f"the step after {found.step} is at fault: {found}")
+
+
+def snapshot(motion: DeviceMotion | HostMotion) -> dict[str, np.ndarray]:
+    """Positions, velocities and forces (integers) by id."""
+    system = motion.atoms()
+    owned = system.num_owned
+    order = np.argsort(system.ids[:owned])
+    return {name: getattr(system, name)[:owned][order] for name in ("positions", "velocities", "forces")}
+
+
+def md_items(models: Callable[[str], AllegroModel], executor: Callable[[], Executor | None]) -> Iterator[Item]:
+    """models: by name; executor: what to run on, anew for each item; None: the GPU."""
+    yield Item("md/agree/bundled", lambda: agree(models("bundled"), executor))
+    for precision in ("mixed", "double"):
+        yield Item(f"md/bits/bundled/{precision}", lambda p=precision: bits(models("bundled"), p, executor))
+    for atoms in SPEED_ATOMS:
+        for name in MODELS:
+            for ensemble in ("nve", "langevin"):
+                key = f"md/speed/{name}/{ensemble}/{atoms}"
+                yield Item(key, lambda n=name, e=ensemble, a=atoms: speed(models(n), a, e, executor))
+    for precision in ("mixed", "single", "double"):
+        yield Item(f"md/drift/bundled/{precision}", lambda p=precision: drift(models("bundled"), p, executor))
+    for name in ("bundled", "sc23"):
+        for atoms in LARGEST_ATOMS:
+            yield Item(f"md/largest/{name}/{atoms}", lambda n=name, a=atoms: largest(models(n), a, executor))
+
+
+def agree(
+    model: AllegroModel, executor: Callable[[], Executor | None], atoms: int = 192, steps: int = AGREE_STEPS
+) -> dict[str, Any]:
+    """Largest deviations from the CPU in `double`: forces at the start, positions after the steps."""
+    found = start_motion(model, "double", atoms, executor=executor())
+    expected = start_motion(model, "double", atoms, device="cpu")
+    forces = [forces_to_float(snapshot(motion)["forces"]) for motion in (found, expected)]
+    largest_force = float(np.abs(forces[0] - forces[1]).max())
+    for motion in (found, expected):
+        advance(motion, steps)
+    positions = [snapshot(motion)["positions"] for motion in (found, expected)]
+    deviation = float(np.abs(positions[0] - positions[1]).max())
+    return {
+        "force_largest_eV_per_A": largest_force,
+        "position_largest_A": deviation,
+        "steps": steps,
+        "within_bounds": {
+            "force_largest_eV_per_A": largest_force <= 1e-9 * max(1.0, float(np.abs(forces[1]).max())),
+            "position_largest_A": deviation <= AGREE_LARGEST,
+        },
+    }
+
+
+VARIANTS = {
+    "one step at a time": Options(steps_ahead=1),
+    "a narrow skin": Options(skin=0.5),
+    "images by the host": Options(images_travel=True),
+    "images by NCCL": Options(images_travel=True, transport="nccl"),
+}
+
+
+def bits(
+    model: AllegroModel,
+    precision: str,
+    executor: Callable[[], Executor | None],
+    atoms: int = 3072,
+    steps: int = 100,
+    variants: dict[str, Options] = VARIANTS,
+) -> dict[str, Any]:
+    """Whether every way of taking steps gives the bits of the usual one; of a way that is not there, why."""
+
+    def run(options: Options) -> dict[str, np.ndarray]:
+        motion = start_motion(model, precision, atoms, "langevin", options, executor=executor())
+        advance(motion, steps)
+        return snapshot(motion)
+
+    expected = run(Options())
+    same: dict[str, bool | str] = {}
+    for name, options in variants.items():
+        try:
+            found = run(options)
+            same[name] = all(np.array_equal(found[key], values) for key, values in expected.items())
+        except AllegroSimError as error:
+            same[name] = str(error)
+    return {"steps": steps, "atoms": atoms, "same_bits": same}
+
+
+def speed(
+    model: AllegroModel,
+    atoms: int,
+    ensemble: str,
+    executor: Callable[[], Executor | None],
+    precision: str = "mixed",
+    block: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Any]:
+    """Seconds a step, rebuilds included, for each of BLOCKS; and of an evaluation of the network alone."""
+    motion = start_motion(model, precision, atoms, ensemble, executor=executor())
+    assert isinstance(motion, DeviceMotion)
+    steps = block or max(10, min(1000, 30_000_000 // atoms))
+
+    def timed(call: Callable[[], None], count: int) -> float:
+        motion.executor.download(motion.control)  # all that was launched before is done
+        start = clock()
+        call()
+        motion.executor.download(motion.control)
+        return (clock() - start) / count
+
+    advance(motion, steps)
+    builds = motion.neighbors.num_builds
+    seconds = [timed(lambda: advance(motion, steps), steps) for _ in range(BLOCKS)]
+    builds = motion.neighbors.num_builds - builds
+    network = [timed(motion.potential.engine.launch, 1) for _ in range(BLOCKS)]
+    step, alone = float(np.median(seconds)), float(np.median(network))
+    return {
+        "atoms": atoms,
+        "ghosts": motion.rows.num_ghosts,
+        "listed": motion.neighbors.num_edges,
+        "precision": precision,
+        "steps_a_block": steps,
+        "rebuilds": builds,
+        "step_seconds": seconds,
+        "network_seconds": network,
+        "steps_per_second": 1.0 / step,
+        "atom_steps_per_second": atoms / step,
+        "outside_network_seconds": step - alone,
+        "outside_network_share": 1.0 - alone / step,
+        "atom_and_pair_bytes": motion.array_bytes(),
+        "chunk_buffer_bytes": motion.potential.engine.chunk_bytes,
+    }
+
+
+def drift(
+    model: AllegroModel,
+    precision: str,
+    executor: Callable[[], Executor | None],
+    atoms: int = DRIFT_ATOMS,
+    steps: int = DRIFT_STEPS,
+    every: int = DRIFT_EVERY,
+) -> dict[str, Any]:
+    """Slope of the total energy by least squares, with a standard error from blocks; eV/atom/ps."""
+    motion = start_motion(model, precision, atoms, executor=executor())
+    comm, cell = SerialComm(), motion.decomposition.cell
+    freedom = degrees_of_freedom(motion.atoms(), comm, True)
+    energies = []
+    for _ in range(steps // every):
+        advance(motion, every, measured=True)
+        energies.append(measure(motion.sums(), cell, comm, freedom).total / atoms)
+    times = 1e-3 * TIMESTEP_FS * every * np.arange(1, len(energies) + 1)
+    blocks = np.array_split(np.arange(len(energies)), 4)
+    slopes = [float(np.polyfit(times[b], np.array(energies)[b], 1)[0]) for b in blocks if len(b) > 1]
+    return {
+        "atoms": atoms,
+        "picoseconds": float(times[-1]),
+        "slope_eV_per_atom_per_ps": float(np.polyfit(times, energies, 1)[0]),
+        "slopes_of_quarters": slopes,
+        "energies_eV_per_atom": energies,
+    }
+
+
+def largest(
+    model: AllegroModel, atoms: int, executor: Callable[[], Executor | None], precision: str = "mixed", steps: int = 3
+) -> dict[str, Any]:
+    """A few steps of a box of this size: seconds, and bytes of atoms and pairs."""
+    motion = start_motion(model, precision, atoms, executor=executor())
+    assert isinstance(motion, DeviceMotion)
+    start = time.perf_counter()
+    advance(motion, steps)
+    motion.executor.download(motion.control)
+    return {
+        "atoms": atoms,
+        "ghosts": motion.rows.num_ghosts,
+        "listed": motion.neighbors.num_edges,
+        "step_seconds": (time.perf_counter() - start) / steps,
+        "atom_and_pair_bytes": motion.array_bytes(),
+        "chunk_buffer_bytes": motion.potential.engine.chunk_bytes,
+    }

@@ -48,6 +48,24 @@ class Advance:
     request: float = 0.0
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What every motion is made of.
+
+    system : the atoms of this rank, on the host; cutoffs : float64 (nt, nt), Å; skin : Å, see `NeighborList`
+    """
+
+    comm: Comm
+    system: System
+    cell: Cell
+    cutoffs: np.ndarray
+    skin: float
+    potential: Potential
+    integrator: Integrator
+    guard: Guard
+    timers: Timers
+
+
 class Motion(Protocol):
     """See the head of the module. All methods are collective, except where they say so."""
 
@@ -106,23 +124,12 @@ class Motion(Protocol):
 class HostMotion:
     """A step at a time, with arrays of the host; the potential may compute where it likes."""
 
-    def __init__(
-        self,
-        comm: Comm,
-        system: System,
-        cell: Cell,
-        cutoffs: np.ndarray,
-        skin: float,
-        potential: Potential,
-        integrator: Integrator,
-        guard: Guard,
-        timers: Timers,
-    ) -> None:
-        self.comm, self.system, self.potential = comm, system, potential
-        self.neighbors = NeighborList(cutoffs, skin)
-        self.domain = Domain(comm, cell, self.neighbors)
+    def __init__(self, parts: Parts) -> None:
+        self.comm, self.system, self.potential = parts.comm, parts.system, parts.potential
+        self.neighbors = NeighborList(parts.cutoffs, parts.skin)
+        self.domain = Domain(parts.comm, parts.cell, self.neighbors)
         self.decomposition = self.domain.decomposition
-        self.integrator, self.guard, self.timers = integrator, guard, timers
+        self.integrator, self.guard, self.timers = parts.integrator, parts.guard, parts.timers
         self.step = 0
         self._must_rebuild = self._is_between = False
 

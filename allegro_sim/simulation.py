@@ -20,7 +20,7 @@ from allegro_sim.kernels.cpu.compilation import is_warm, mark_warm
 from allegro_sim.kernels.cpu.fixed_point import forces_to_float
 from allegro_sim.loads import load_facts
 from allegro_sim.minimization import Minimization
-from allegro_sim.motion import HostMotion, Motion
+from allegro_sim.motion import HostMotion, Motion, Parts
 from allegro_sim.output.checkpoint import checkpoint_path
 from allegro_sim.output.directory import MINIMIZATION, existing_outputs
 from allegro_sim.output.outputs import Due, Outputs
@@ -234,15 +234,14 @@ class Simulation:
 
         gpu = self.settings.gpu
         return make_motion(
-            *self._moved(), steps_ahead=gpu.steps_ahead, transport=gpu.transport, images_travel=gpu.images_travel
+            self._parts(), steps_ahead=gpu.steps_ahead, transport=gpu.transport, images_travel=gpu.images_travel
         )
 
     def _host_motion(self) -> HostMotion:
-        return HostMotion(*self._moved())
+        return HostMotion(self._parts())
 
-    def _moved(self) -> tuple[Any, ...]:
-        """What every motion is made of."""
-        return (
+    def _parts(self) -> Parts:
+        return Parts(
             self.comm,
             self.system,
             self.start.cell,

@@ -29,11 +29,12 @@ from allegro_sim.gpu.motion import DeviceMotion
 from allegro_sim.gpu.start import make_motion
 from allegro_sim.kernels.cpu.fixed_point import forces_to_float
 from allegro_sim.model.description import AllegroModel
-from allegro_sim.motion import HostMotion
+from allegro_sim.motion import HostMotion, Parts
 from allegro_sim.parallel.comm import SerialComm
 from allegro_sim.potential.cpu import CpuPotential
 from allegro_sim.potential.cuda.engine import Executor
 from allegro_sim.potential.cuda.potential import CudaPotential
+from allegro_sim.potential.interface import Potential
 from allegro_sim.system import System
 from allegro_sim.timers import Timers
 from allegro_sim.tools.benchmark_models import water_box
@@ -80,16 +81,19 @@ def start_motion(
     integrator: Integrator = VelocityVerlet(TIMESTEP_FS, model.masses)
     if ensemble == "langevin":
         integrator = Langevin(TIMESTEP_FS, model.masses, TEMPERATURE_K, 1.0, 0)
-    given = (comm, system, cell, model.cutoffs, options.skin)
-    rest = (integrator, Guard(Limits(1.0)), Timers())
+    potential: Potential
+    if device == "cpu":
+        potential = CpuPotential(model, precision=precision)
+    else:
+        potential = CudaPotential(model, precision=precision, executor=executor)
+    guard = Guard(Limits(1.0))
+    parts = Parts(comm, system, cell, model.cutoffs, options.skin, potential, integrator, guard, Timers())
     motion: DeviceMotion | HostMotion
     if device == "cpu":
-        motion = HostMotion(*given, CpuPotential(model, precision=precision), *rest)
+        motion = HostMotion(parts)
     else:
         motion = make_motion(
-            *given,
-            CudaPotential(model, precision=precision, executor=executor),
-            *rest,
+            parts,
             steps_ahead=options.steps_ahead,
             transport=options.transport,
             images_travel=options.images_travel,

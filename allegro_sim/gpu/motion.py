@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from allegro_sim.cell import Cell
-from allegro_sim.dynamics.guard import WATCHED, Guard
-from allegro_sim.dynamics.observables import Integrator, KineticSums, RankSums, with_bath
+from allegro_sim.dynamics.guard import WATCHED
+from allegro_sim.dynamics.observables import KineticSums, RankSums, with_bath
 from allegro_sim.gpu.arrays import to_device
 from allegro_sim.gpu.atoms import DeviceAtoms
 from allegro_sim.gpu.bricks import DeviceBricks
@@ -26,13 +25,11 @@ from allegro_sim.gpu.transport import Transport
 from allegro_sim.kernels.cpu.fixed_point import FORCE_SCALE, words_to_integer
 from allegro_sim.kernels.numba_cuda import control as word
 from allegro_sim.loads import RankLoad
-from allegro_sim.motion import Advance
+from allegro_sim.motion import Advance, Parts
 from allegro_sim.neighbors import NeighborList, refuse_overlap
-from allegro_sim.parallel.comm import Comm
 from allegro_sim.parallel.decomposition import Decomposition
 from allegro_sim.potential.cuda.potential import CudaPotential
 from allegro_sim.system import System
-from allegro_sim.timers import Timers
 from allegro_sim.units import KINETIC
 
 _WATCHED_WORDS = {"displacement": word.DISPLACEMENT, "force": word.FORCE, "distance": word.DISTANCE}
@@ -44,53 +41,39 @@ class DeviceMotion:
 
     Parameters
     ----------
-    comm, system, cell, cutoffs, skin, integrator, guard, timers : as of `HostMotion`; `system` is a copy for those who
-        look at atoms on the host, and where they come from at `place`
-    potential : CudaPotential
+    parts : Parts, with a CudaPotential; its system is a copy for those who look at atoms on the host, and where they
+        come from at `place`
     transport : Transport
     steps_ahead : most steps to launch before the host looks; 1 on several ranks
     images_travel : see `DeviceBricks`
     """
 
-    def __init__(
-        self,
-        comm: Comm,
-        system: System,
-        cell: Cell,
-        cutoffs: np.ndarray,
-        skin: float,
-        potential: CudaPotential,
-        integrator: Integrator,
-        guard: Guard,
-        timers: Timers,
-        *,
-        transport: Transport,
-        steps_ahead: int,
-        images_travel: bool = False,
-    ) -> None:
-        self.comm, self.system, self.potential = comm, system, potential
-        self.integrator, self.guard, self.timers = integrator, guard, timers
-        self.executor = executor = potential.engine.executor
+    def __init__(self, parts: Parts, *, transport: Transport, steps_ahead: int, images_travel: bool = False) -> None:
+        assert isinstance(parts.potential, CudaPotential)
+        comm, system = parts.comm, parts.system
+        self.comm, self.system, self.potential = comm, system, parts.potential
+        self.integrator, self.guard, self.timers = parts.integrator, parts.guard, parts.timers
+        self.executor = executor = self.potential.engine.executor
         executor.load_module(module_source(), KERNELS)
-        self._pairs = NeighborList(cutoffs, skin)
-        self.decomposition = Decomposition(comm, cell, self._pairs.reach)
+        self._pairs = NeighborList(parts.cutoffs, parts.skin)
+        self.decomposition = Decomposition(comm, parts.cell, self._pairs.reach)
         self.rows = DeviceAtoms(executor)
         self.control, self._status = self._array(word.WORDS, np.int64), self._array(8, np.int32)
         self.bricks = DeviceBricks(
             self.rows, self.decomposition, transport, self.control, self._status, images_travel=images_travel
         )
-        self.neighbors = DeviceNeighbors(self.rows, self.decomposition, cutoffs, skin)
+        self.neighbors = DeviceNeighbors(self.rows, self.decomposition, parts.cutoffs, parts.skin)
         self.steps_ahead = steps_ahead if comm.size == 1 else 1
         self._alone = comm.size == 1
-        self._cutoffs, self._skin = np.asarray(cutoffs), skin
+        self._skin = parts.skin
         self._virial_words, self._no_atom_virials = self._array((9, 2), np.int64), self._array((1, 9), np.int64)
         types = len(system.masses)
         # Kinetic sums between kick and noise of the step that is measured, and sums at whole steps.
         self._between = self._array((_KINETIC + types, 2), np.int64)
         self._whole = self._array((_KINETIC + types, 2), np.int64)
-        self._tables = {"masses": system.masses, **integrator.tables}
+        self._tables = {"masses": system.masses, **self.integrator.tables}
         self._tables = {name: self._device(values) for name, values in self._tables.items()}
-        limits = guard.limits.distances
+        limits = self.guard.limits.distances
         self._distances = None if limits is None else self._device(limits**2)
         self._num_types = np.int32(types)
         self._idle = self._array(word.WORDS, np.int64)  # control words of a kernel that is not part of a step

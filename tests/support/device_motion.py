@@ -16,11 +16,12 @@ from allegro_sim.dynamics.velocity_verlet import VelocityVerlet
 from allegro_sim.gpu.motion import DeviceMotion
 from allegro_sim.gpu.start import make_motion
 from allegro_sim.model.description import AllegroModel
-from allegro_sim.motion import Advance, HostMotion
+from allegro_sim.motion import Advance, HostMotion, Parts
 from allegro_sim.parallel.collect import gather_arrays_by_id, initial_share
 from allegro_sim.parallel.comm import Comm, SerialComm
 from allegro_sim.potential.cpu import CpuPotential
 from allegro_sim.potential.cuda.potential import CudaPotential
+from allegro_sim.potential.interface import Potential
 from allegro_sim.system import System
 from allegro_sim.timers import Timers
 
@@ -80,18 +81,19 @@ def make(
         np.arange(len(case.types))[share], case.types[share], case.positions[share], case.velocities[share]
     )
     integrator = Langevin(timestep, model.masses, 300.0, 5.0, 3) if bath else VelocityVerlet(timestep, model.masses)
-    given = (comm, system, cell, model.cutoffs, skin)
-    rest = (integrator, Guard(limits or Limits(1.0)), Timers())
+    potential: Potential
+    if device == "cpu":
+        potential = CpuPotential(model, precision="double", threads=1)
+    else:
+        executor = executor or HostExecutor(**options)
+        potential = CudaPotential(model, precision="double", chunk_edges=chunk_edges, executor=executor)
+    guard = Guard(limits or Limits(1.0))
+    parts = Parts(comm, system, cell, model.cutoffs, skin, potential, integrator, guard, Timers())
     motion: DeviceMotion | HostMotion
     if device == "cpu":
-        motion = HostMotion(*given, CpuPotential(model, precision="double", threads=1), *rest)
+        motion = HostMotion(parts)
     else:
-        potential = CudaPotential(
-            model, precision="double", chunk_edges=chunk_edges, executor=executor or HostExecutor(**options)
-        )
-        motion = make_motion(
-            *given, potential, *rest, steps_ahead=steps_ahead, transport=transport, images_travel=images_travel
-        )
+        motion = make_motion(parts, steps_ahead=steps_ahead, transport=transport, images_travel=images_travel)
     motion.place()
     motion.atoms()
     motion.start(start)

@@ -6,12 +6,13 @@ Modules in tests/support/ are imported as `from support import NAME`.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import hypothesis
@@ -56,6 +57,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(gpu)
         if "simulator" in item.keywords and not SIMULATED:
             item.add_marker(simulator)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test marked `alone` waits until the other workers have ended theirs, and they begin no other meanwhile."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    alone = "alone" in item.keywords
+    # Two files that are there, for their locks. Turns are taken, or a test that must be alone might wait for ever.
+    with open(REPOSITORY / "pyproject.toml") as turn, open(__file__) as place:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(place, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        if not alone:
+            fcntl.flock(turn, fcntl.LOCK_UN)
+        try:
+            return (yield)
+        finally:  # not only closed: a process that a test has left behind may have them, too
+            fcntl.flock(place, fcntl.LOCK_UN)
+            fcntl.flock(turn, fcntl.LOCK_UN)
 
 
 @pytest.fixture(scope="session")

@@ -124,6 +124,7 @@ def fail_in_a_run(folder: Path, launcher: str, moment: str, rank: int, how: str)
     return ended - failed.stat().st_mtime, code, (folder / "printed.txt").read_text()
 
 
+@pytest.mark.alone
 @pytest.mark.mpi
 @pytest.mark.parametrize(
     ("moment", "rank", "how"),

@@ -311,6 +311,7 @@ print("MEASURED", code, time.perf_counter() - start, peak() - before)
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("form", [".ckpt", pytest.param(".nequip.zip", marks=pytest.mark.slow)])
 def test_a_large_checkpoint_is_imported_in_seconds_within_three_times_its_size(form: str, tmp_path: Path) -> None:
     """100 MB of float32 weights, which the model holds as 200 MB of float64."""

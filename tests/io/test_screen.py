@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import time
 from pathlib import Path
 
@@ -103,7 +104,7 @@ def test_a_terminal_gets_a_bar_with_speed() -> None:
     text = log.getvalue()
     assert "2/3" in text
     assert "ns/day" in text
-    assert "3 steps in 0:00:01" in text
+    assert re.search(r"3 steps in 0:00:0[1-9]: \d", text)  # a busy machine may take more than the 0.75 s
 
 
 def test_other_ranks_print_nothing() -> None:

@@ -70,6 +70,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_it_goes_on_with_the_same_bi
     assert differing(contents(tmp_path / "out"), expected) == ["checkpoint/settings"]  # the name of the directory
 
 
+@pytest.mark.alone
 def test_a_second_interrupt_ends_the_run_at_once(long_run: Path) -> None:
     def interrupt_twice(pid: int) -> None:
         wait_for(long_run / "out" / "checkpoint-000000005.h5")
@@ -98,6 +99,7 @@ def test_a_second_interrupt_ends_the_run_at_once(long_run: Path) -> None:
     assert "a second SIGINT ends it at once" in ended.errors and "interrupted twice" in ended.errors
 
 
+@pytest.mark.alone
 def test_max_hours_ends_the_run_with_a_checkpoint(tmp_path: Path, repository: Path) -> None:
     write_input(tmp_path, repository, steps=MANY)
     began = time.monotonic()
@@ -209,6 +211,7 @@ def test_all_ranks_stop_when_the_time_of_one_is_up(tmp_path: Path, repository: P
     assert list_checkpoints(tmp_path / "out")[0].name == "checkpoint-000000001.h5"
 
 
+@pytest.mark.alone
 @pytest.mark.mpi
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_second_interrupt_of_the_launcher_ends_all_ranks_at_once(

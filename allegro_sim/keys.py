@@ -157,7 +157,7 @@ KEYS: tuple[Key, ...] = (
         "steps_ahead",
         "integer",
         20,
-        "most steps that are launched before the host looks whether all went well; a matter of speed alone",
+        "most steps that are launched before the host looks, also whether it is asked to stop; no result changes",
         "steps",
         minimum=1,
         maximum=1000,

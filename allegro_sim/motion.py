@@ -6,7 +6,7 @@ loop asks it to advance, and looks at the atoms only where output is due or some
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from allegro_sim.dynamics.guard import WATCHED, Guard
 from allegro_sim.dynamics.observables import Integrator, RankSums, rank_sums
 from allegro_sim.loads import RankLoad, load_of_run
 from allegro_sim.neighbors import NeighborList, check_overlaps
+from allegro_sim.output.snapshot import HostSnapshot, Snapshot
 from allegro_sim.parallel.comm import Comm
 from allegro_sim.parallel.decomposition import Decomposition
 from allegro_sim.parallel.domain import Domain
@@ -116,6 +117,10 @@ class Motion(Protocol):
         """Everything about this rank's atoms, on the host (not collective)."""
         ...
 
+    def snapshot(self, names: Sequence[str]) -> Snapshot:
+        """This rank's atoms as they are now, kept while the run goes on; see `snapshot.Take` (not collective)."""
+        ...
+
     def pairs(self) -> NeighborList:
         """This rank's neighbour list, on the host, for the rows of `atoms` (not collective)."""
         ...
@@ -200,6 +205,9 @@ class HostMotion:
 
     def atoms(self) -> System:
         return self.system
+
+    def snapshot(self, names: Sequence[str]) -> Snapshot:
+        return HostSnapshot(self.system, names)
 
     def pairs(self) -> NeighborList:
         return self.neighbors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ from allegro_sim.minimization import Minimization
 from allegro_sim.motion import HostMotion, Motion, Parts
 from allegro_sim.output.checkpoint import checkpoint_path
 from allegro_sim.output.directory import MINIMIZATION, existing_outputs
-from allegro_sim.output.outputs import Due, Outputs
+from allegro_sim.output.intervals import Due, Intervals
+from allegro_sim.output.outputs import Outputs
 from allegro_sim.output.record import RunRecord
 from allegro_sim.output.screen import Screen
+from allegro_sim.output.snapshot import HostSnapshot
 from allegro_sim.parallel.collect import gather_by_id, initial_share
 from allegro_sim.parallel.comm import Comm, collective_errors
 from allegro_sim.parallel.cores import cores_of_rank
@@ -90,14 +93,12 @@ class Simulation:
         self.outputs = Outputs(
             comm,
             output.directory,
-            last_step=run.steps,
-            trajectory_every=output.trajectory_every,
-            thermo_every=output.thermo_every,
-            checkpoint_every=output.checkpoint_every,
+            Intervals(run.steps, output.trajectory_every, output.thermo_every, output.checkpoint_every),
             checkpoint_every_minutes=output.checkpoint_every_minutes,
             velocities=output.velocities,
             forces=output.forces,
             precision=output.precision,
+            timers=self.timers,
         )
         self.watch = self._make_watch()
         self.guard = self.watch.guard
@@ -111,7 +112,12 @@ class Simulation:
         self._prepare_kernels()
         try:
             self._begin()
-            request = self._run_steps()
+            request = self._loop()
+            with self.timers("output"):
+                self.outputs.close()
+        except (GuardStop, RunStopped):  # on all ranks alike: what was measured until then is kept
+            self.outputs.close()
+            raise
         finally:
             self.outputs.abandon()
         self.screen.finish()
@@ -122,16 +128,6 @@ class Simulation:
                 f"{self.settings.run.steps}; checkpoint: {checkpoint_path(self.outputs.directory, self.step)}. "
                 "Continue with --restart"
             )
-
-    def _run_steps(self) -> float:
-        """The loop, and all files closed after it; returns the request that ended it early, or NOTHING."""
-        try:
-            request = self._loop()
-        except GuardStop:  # on all ranks alike: what was measured until then is kept
-            self.outputs.close()
-            raise
-        self.outputs.close()
-        return request
 
     def _loop(self) -> float:
         """Advance to the next step with output, or as far as the motion likes; act on what it found; write."""
@@ -158,7 +154,7 @@ class Simulation:
 
     def _asked(self) -> float:
         """What this rank was asked for from outside; the loop follows the largest request of all ranks."""
-        return max(self.stops.request(), CHECKPOINT if self.outputs.overdue() else NOTHING)
+        return max(self.stops.request(), CHECKPOINT if self.outputs.asks() else NOTHING)
 
     def describe(self) -> None:
         """What `--dry-run` does: set all up but the kernels, and print settings, decomposition and memory."""
@@ -278,7 +274,8 @@ class Simulation:
         self.screen.start(self.step, self.settings.run.steps, self.settings.run.timestep_fs)
         self.timers.restart()
         if self.start.checkpoint is None or self.start.minimizes:
-            self._write(self.outputs.due(0))
+            with self.timers("output"):
+                self._write(self.outputs.due(0))
 
     def _set_velocities(self) -> None:
         """Those to start with, and how many degrees of freedom they have; a checkpoint knows both."""
@@ -332,7 +329,7 @@ class Simulation:
 
     def _save_minimization(self, state: dict[str, Any]) -> None:
         due = Due(trajectory=False, thermo=False, checkpoint=True)
-        self.outputs.write(due, 0, 0.0, self.system, state={"minimization": state})
+        self.outputs.write(due, 0, 0.0, partial(HostSnapshot, self.system), state={"minimization": state})
 
     def _open_outputs(self) -> None:
         """New files, or those of the run that is continued; one continued elsewhere has a checkpoint there at once."""
@@ -384,8 +381,7 @@ class Simulation:
         row = self._thermo_row(observables)
         time_fs = self.step * self.settings.run.timestep_fs
         state = {"degrees_of_freedom": self.freedom, "heat": observables.heat, "guards": self.watch.state}
-        atoms = motion.atoms() if due.trajectory or due.checkpoint else self.system
-        self.outputs.write(due, self.step, time_fs, atoms, row=row, state=state)
+        self.outputs.write(due, self.step, time_fs, motion.snapshot, row=row, state=state)
         if due.thermo:
             self.screen.thermo(row)
 

@@ -22,7 +22,7 @@ from time import monotonic
 
 NOTHING = 0.0
 CHECKPOINT = 1.0
-"""Write a checkpoint at the next step, and go on."""
+"""Write a checkpoint at the next whole step that the host sees, and go on."""
 TIME_IS_UP = 2.0
 _SIGNAL = 100.0
 """Plus the number of the signal."""
@@ -78,7 +78,7 @@ class Stops:
             self._tell("interrupted twice: ended without a checkpoint; --restart continues from the last one")
             os._exit(_SECOND_INTERRUPT)
         again = "; a second SIGINT ends it at once" if number == signal.SIGINT else ""
-        self._tell(f"{signal.Signals(number).name}: the run ends at the next step, with a checkpoint{again}")
+        self._tell(f"{signal.Signals(number).name}: the run ends after the steps under way, with a checkpoint{again}")
 
     def _tell(self, text: str) -> None:
         if self._speaks:

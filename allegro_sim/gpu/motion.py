@@ -9,7 +9,7 @@ since all ranks must agree whether to rebuild.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,14 @@ from allegro_sim.gpu.atoms import DeviceAtoms
 from allegro_sim.gpu.bricks import DeviceBricks
 from allegro_sim.gpu.module import KERNELS, module_source
 from allegro_sim.gpu.neighbors import DeviceNeighbors
+from allegro_sim.gpu.snapshots import DeviceSnapshots
 from allegro_sim.gpu.transport import Transport
 from allegro_sim.kernels.cpu.fixed_point import FORCE_SCALE, words_to_integer
 from allegro_sim.kernels.numba_cuda import control as word
 from allegro_sim.loads import RankLoad
 from allegro_sim.motion import Advance, Parts
 from allegro_sim.neighbors import NeighborList, refuse_overlap
+from allegro_sim.output.snapshot import Snapshot
 from allegro_sim.parallel.decomposition import Decomposition
 from allegro_sim.potential.cuda.potential import CudaPotential
 from allegro_sim.system import System
@@ -76,6 +78,7 @@ class DeviceMotion:
         limits = self.guard.limits.distances
         self._distances = None if limits is None else self._device(limits**2)
         self._num_types = np.int32(types)
+        self._snapshots = DeviceSnapshots(self.rows)
         self._idle = self._array(word.WORDS, np.int64)  # control words of a kernel that is not part of a step
         self.step = 0
         self._is_between = self._must_rebuild = False
@@ -374,6 +377,9 @@ class DeviceMotion:
         if rows.num_owned:
             self.guard.recall(self.executor.download(rows.owned("before")))
         return system
+
+    def snapshot(self, names: Sequence[str]) -> Snapshot:
+        return self._snapshots.take(names)
 
     def pairs(self) -> NeighborList:
         self.neighbors.give(self._pairs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,17 +20,21 @@ def gather_by_id(comm: Comm, system: System, names: Sequence[str]) -> dict[str, 
 
     names: attributes of `System` with one row an atom, such as "positions" or "forces" (as they are stored).
     """
-    return gather_arrays_by_id(comm, system, {name: getattr(system, name)[: system.num_owned] for name in names})
+    owned = slice(0, system.num_owned)
+    arrays = gather_arrays(comm, {"ids": system.ids[owned]} | {name: getattr(system, name)[owned] for name in names})
+    return None if arrays is None else in_order_of_ids(arrays)
 
 
-def gather_arrays_by_id(comm: Comm, system: System, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray] | None:
-    """As `gather_by_id`, for any arrays with one row an owned atom (num_owned, ...), in the order of local rows."""
-    ids = comm.gather_rows(system.ids[: system.num_owned])
-    gathered: dict[str, np.ndarray] = {}
-    for name, array in arrays.items():
-        rows = comm.gather_rows(array)
-        if ids is not None and rows is not None:
-            ordered = np.empty_like(rows)
-            ordered[ids] = rows
-            gathered[name] = ordered
-    return gathered if ids is not None else None
+def gather_arrays(comm: Comm, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    """Arrays with one row an owned atom, (num_owned, ...), those of all ranks one below the other, on rank 0; None
+    elsewhere (collective)."""
+    gathered = {name: comm.gather_rows(array) for name, array in arrays.items()}
+    return {name: rows for name, rows in gathered.items() if rows is not None} or None
+
+
+def in_order_of_ids(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Copies of the arrays of all atoms, beside "ids", in their order."""
+    ordered = {name: np.empty_like(rows) for name, rows in arrays.items()}
+    for name, rows in arrays.items():
+        ordered[name][arrays["ids"]] = rows
+    return ordered

@@ -29,6 +29,8 @@ def fail():
     if how == "user error":
         from allegro_sim.errors import StructureError
         raise StructureError("this rank alone")
+    if how == "full disk":
+        raise OSError(28, "No space left on device")
     if how == "memory":
         import numpy
         numpy.empty(1 << 60, numpy.uint8)
@@ -82,6 +84,12 @@ MOMENTS = {
 }
 """Moment -> (module:class:function, which call of it fails)."""
 
+IN_THE_WRITER = {
+    "at a frame": ("allegro_sim.output.trajectory:TrajectoryWriter:append", 3),
+    "at a checkpoint on the disk": ("allegro_sim.output.checkpoint::_seal", 2),
+}
+"""Moments in the thread that writes, of rank 0."""
+
 WAYS = {
     "throws": ["internal error", "ValueError: a mistake"],
     "user error": ["this rank alone"],
@@ -103,7 +111,7 @@ QUICK = [CASES[3 * number + number // 3 % 3] for number in range(0, 18, 3)]
 
 def fail_in_a_run(folder: Path, launcher: str, moment: str, rank: int, how: str) -> tuple[float, int, str]:
     """Seconds between the failure and the end of mpirun, its exit code, and all that was printed."""
-    place, count = MOMENTS[moment]
+    place, count = (MOMENTS | IN_THE_WRITER)[moment]
     script = folder / "script.py"
     script.write_text(SCRIPT)
     command = [launcher, "-n", "3", sys.executable, script, place, str(count), str(rank), how, "input.toml"]
@@ -142,3 +150,33 @@ def test_a_failing_rank_ends_all(
         assert f"on rank {rank} of 3" in printed
     if how in ("user error", "memory") and moment != "while the communicator is split":
         assert "Traceback" not in printed
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("moment", "how"),
+    [
+        ("at a frame", "full disk"),
+        ("at a checkpoint on the disk", "throws"),
+        pytest.param("at a checkpoint on the disk", "full disk", marks=pytest.mark.slow),
+        pytest.param("at a frame", "throws", marks=pytest.mark.slow),
+        pytest.param("at a frame", "exits", marks=pytest.mark.slow),
+    ],
+)
+def test_an_error_in_the_thread_that_writes_ends_all_ranks(
+    tmp_path: Path, repository: Path, launcher: str, moment: str, how: str
+) -> None:
+    """A full disk is told once, with its step and the newest checkpoint; a mistake as anywhere else."""
+    write_input(tmp_path, repository, steps=100_000)
+    seconds, code, printed = fail_in_a_run(tmp_path, launcher, moment, 0, how)
+    assert seconds < LIMIT_SECONDS, printed
+    if how == "full disk":
+        assert code == 3, printed
+        told = [line for line in printed.splitlines() if line.startswith("allegro-sim: ")]
+        step, newest = (4, 0) if moment == "at a frame" else (5, 0)
+        assert len(told) == 1 and told[0].startswith(f"allegro-sim: stopped at step {step}: "), printed
+        assert "No space left on device" in told[0] and f"checkpoint-{newest:09d}.h5 is whole" in told[0]
+        assert "Traceback" not in printed
+    else:
+        assert code != 0 and "on rank 0 of 3" in printed, printed
+        assert all(word in printed for word in WAYS[how]), printed

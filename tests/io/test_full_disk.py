@@ -147,7 +147,7 @@ def test_too_little_space_is_seen_before_it_is_written_to(
     """The disk is said to be full from the fourth of its files on."""
 
     def prepare() -> None:
-        from allegro_sim.output import outputs
+        from allegro_sim.output import run_files
 
         asked = 0
 
@@ -156,7 +156,7 @@ def test_too_little_space_is_seen_before_it_is_written_to(
             asked += what in name
             require_space(path, size if asked < 4 else 1 << 62, name)
 
-        outputs.require_space = require  # type: ignore[attr-defined]
+        run_files.require_space = require  # type: ignore[attr-defined]
 
     ended = fork_run(folder, "input.toml", prepare=prepare)
     check_message(ended.code, ended.errors)

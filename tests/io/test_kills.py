@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from support.survival import contents, differing, fork_run, write_input
 
-from allegro_sim.output import checkpoint, outputs
+from allegro_sim.output import checkpoint
 from allegro_sim.output.directory import existing_outputs
+from allegro_sim.output.lock import RunLock
 from allegro_sim.output.thermo import ThermoWriter
 from allegro_sim.output.trajectory import TrajectoryWriter
 from allegro_sim.output.trajectory_reader import TrajectoryReader
@@ -83,8 +84,8 @@ def kill_at(target: object, name: str, count: int, *, after: bool) -> Callable[[
 
 
 MOMENTS = {
-    "before the directory is locked": (outputs.RunLock, "acquire", 1, False),
-    "when the directory is locked": (outputs.RunLock, "acquire", 1, True),
+    "before the directory is locked": (RunLock, "acquire", 1, False),
+    "when the directory is locked": (RunLock, "acquire", 1, True),
     "while the lock is made": (os, "link", 1, False),
     "before the header of thermo.csv": (ThermoWriter, "_write_line", 1, False),
     "before the trajectory has its name": (os, "replace", 2, False),

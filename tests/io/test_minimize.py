@@ -177,7 +177,7 @@ def test_interrupted_one_goes_on_with_the_same_bits(run, whole, monkeypatch) -> 
 
 def test_checkpoints_of_it_come_at_their_interval_and_may_be_continued_elsewhere(run, whole, tmp_path: Path) -> None:
     stopped = [*RESTARTED, "minimize.max_steps=9", "output.checkpoint_every=4"]
-    ended = fork_run(tmp_path, *arguments(stopped), prepare=kill_when(Minimization, "_save", 2))
+    ended = fork_run(tmp_path, *arguments(stopped), prepare=kill_when(checkpoint, "_sync_directory", 2))
     assert ended.code == -signal.SIGKILL
     assert load_checkpoint("out/checkpoint-000000000.h5").minimization["step"] == 8
     Path("elsewhere").mkdir()
@@ -215,7 +215,7 @@ MOMENTS = {
     "in a checkpoint": (checkpoint, "_write_hdf5", 2),
     "when minimized.xyz is there": (Outputs, "write_minimized", 1),
     "when step 0 is written": (TrajectoryWriter, "append", 1),
-    "when step 0 has its checkpoint": (Screen, "thermo", 1),
+    "when step 0 is told": (Screen, "thermo", 1),
 }
 
 

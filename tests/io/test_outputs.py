@@ -2,70 +2,40 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support import trajectories
 
-from allegro_sim.cell import Cell
 from allegro_sim.errors import OutputError
 from allegro_sim.output.checkpoint import load_checkpoint, newest_checkpoint
 from allegro_sim.output.directory import check_directory, existing_outputs
+from allegro_sim.output.intervals import Intervals
 from allegro_sim.output.outputs import Outputs
-from allegro_sim.output.record import RunRecord
+from allegro_sim.output.snapshot import HostSnapshot
 from allegro_sim.output.trajectory_reader import TrajectoryReader
 from allegro_sim.parallel.comm import SerialComm
-from allegro_sim.system import System
-
-MASSES = np.array([15.999, 1.008])
-
-
-def record() -> RunRecord:
-    return RunRecord(
-        types=trajectories.SPECIES.astype(np.int32),
-        positions=trajectories.positions_at(0),
-        type_names=("O", "H"),
-        type_symbols=("O", "H"),
-        type_masses=MASSES,
-        cell=trajectories.ORTHOGONAL,
-        pbc=np.array([True, True, True]),
-        settings={"run": {"steps": 20}},
-        input_text="[run]\nsteps = 20\n",
-        model_file="model.h5",
-        model_sha256="00",
-        provenance={"allegro_sim": "1.0"},
-    )
-
-
-def system_at(step: int) -> System:
-    """The atoms of a step, in another order than that of their ids."""
-    system = System(Cell(trajectories.ORTHOGONAL, True), MASSES, trajectories.NUM_ATOMS)
-    order = np.array([3, 0, 5, 1, 4, 2])
-    system.set_owned(
-        order,
-        trajectories.SPECIES[order],
-        trajectories.positions_at(step)[order],
-        trajectories.velocities_at(step)[order],
-    )
-    return system
 
 
 def outputs(directory: Path, last_step: int = 20, **intervals) -> Outputs:
-    every = {"trajectory_every": 6, "thermo_every": 4, "checkpoint_every": 5} | intervals
-    return Outputs(SerialComm(), directory, last_step=last_step, velocities=True, forces=True, **every)
+    every = {"trajectory": 6, "thermo": 4, "checkpoint": 5} | intervals
+    return Outputs(SerialComm(), directory, Intervals(last_step, **every), velocities=True, forces=True)
 
 
 def play(writer: Outputs, first: int, last: int) -> None:
     for step in range(first, last + 1):
         row, state = trajectories.thermo_row(step), {"heat": 0.25 * step}
         if due := writer.due(step):
-            writer.write(due, step, 0.5 * step, system_at(step), row=row, state=state)
+            writer.write(
+                due, step, 0.5 * step, partial(HostSnapshot, trajectories.system_at(step)), row=row, state=state
+            )
 
 
 def test_every_file_has_its_interval_and_the_last_step(tmp_path: Path) -> None:
     writer = outputs(tmp_path / "out", last_step=20)
-    writer.create(record())
+    writer.create(trajectories.record())
     play(writer, 0, 20)
     writer.close()
     assert [path.name for path in writer.files()] == [
@@ -92,12 +62,12 @@ def test_every_file_has_its_interval_and_the_last_step(tmp_path: Path) -> None:
 
 
 def test_interval_zero(tmp_path: Path) -> None:
-    writer = outputs(tmp_path, last_step=7, trajectory_every=0, thermo_every=0, checkpoint_every=0)
+    writer = outputs(tmp_path, last_step=7, trajectory=0, thermo=0, checkpoint=0)
     due = [writer.due(step) for step in range(8)]
     assert [step for step in range(8) if due[step].thermo] == [0, 7]
     assert [step for step in range(8) if due[step].checkpoint] == [0, 7]
     assert not any(d.trajectory for d in due)
-    writer.create(record())
+    writer.create(trajectories.record())
     play(writer, 0, 7)
     writer.close()
     assert not (tmp_path / "trajectory.h5md").exists()
@@ -106,16 +76,16 @@ def test_interval_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize("reached", [10, 13, 19])
 def test_a_restart_gives_the_files_of_an_uninterrupted_run(tmp_path: Path, reached: int) -> None:
     whole = outputs(tmp_path / "whole")
-    whole.create(record())
+    whole.create(trajectories.record())
     play(whole, 0, 20)
     whole.close()
     first = outputs(tmp_path / "cut")
-    first.create(record())
+    first.create(trajectories.record())
     play(first, 0, reached)
     first.close()
     _, checkpoint = newest_checkpoint(tmp_path / "cut", warn=pytest.fail)
     again = outputs(tmp_path / "cut")
-    again.resume(record(), checkpoint)
+    again.resume(trajectories.record(), checkpoint)
     play(again, checkpoint.step + 1, 20)
     again.close()
     assert (tmp_path / "cut/thermo.csv").read_bytes() == (tmp_path / "whole/thermo.csv").read_bytes()
@@ -129,11 +99,11 @@ def test_a_restart_gives_the_files_of_an_uninterrupted_run(tmp_path: Path, reach
 
 def test_a_restart_from_an_older_checkpoint_removes_the_newer_one(tmp_path: Path) -> None:
     writer = outputs(tmp_path)
-    writer.create(record())
+    writer.create(trajectories.record())
     play(writer, 0, 20)
     writer.close()
     again = outputs(tmp_path)
-    again.resume(record(), load_checkpoint(tmp_path / "checkpoint-000000015.h5"))
+    again.resume(trajectories.record(), load_checkpoint(tmp_path / "checkpoint-000000015.h5"))
     assert not (tmp_path / "checkpoint-000000020.h5").exists()
     play(again, 16, 20)
     again.close()
@@ -143,7 +113,7 @@ def test_a_restart_from_an_older_checkpoint_removes_the_newer_one(tmp_path: Path
 
 def test_files_that_lost_what_the_checkpoint_counted_are_refused_as_they_are(tmp_path: Path) -> None:
     writer = outputs(tmp_path)
-    writer.create(record())
+    writer.create(trajectories.record())
     play(writer, 0, 20)
     writer.close()
     checkpoint = load_checkpoint(tmp_path / "checkpoint-000000015.h5")
@@ -151,22 +121,22 @@ def test_files_that_lost_what_the_checkpoint_counted_are_refused_as_they_are(tmp
     content = thermo.read_text()
     thermo.write_text("\n".join(content.splitlines()[:3]) + "\n")
     with pytest.raises(OutputError, match=r"thermo\.csv: has 2 rows .* counted 4"):
-        outputs(tmp_path).resume(record(), checkpoint)
+        outputs(tmp_path).resume(trajectories.record(), checkpoint)
     assert (tmp_path / "checkpoint-000000020.h5").exists()
     thermo.write_text(content)
     (tmp_path / "trajectory.h5md").unlink()
     with pytest.raises(OutputError, match=r"trajectory\.h5md"):
-        outputs(tmp_path).resume(record(), checkpoint)
+        outputs(tmp_path).resume(trajectories.record(), checkpoint)
     assert thermo.read_text() == content
 
 
 def test_a_restart_may_begin_a_trajectory(tmp_path: Path) -> None:
-    writer = outputs(tmp_path, last_step=10, trajectory_every=0)
-    writer.create(record())
+    writer = outputs(tmp_path, last_step=10, trajectory=0)
+    writer.create(trajectories.record())
     play(writer, 0, 10)
     writer.close()
     again = outputs(tmp_path)
-    again.resume(record(), load_checkpoint(tmp_path / "checkpoint-000000010.h5"))
+    again.resume(trajectories.record(), load_checkpoint(tmp_path / "checkpoint-000000010.h5"))
     play(again, 11, 20)
     again.close()
     with TrajectoryReader(tmp_path / "trajectory.h5md") as reader:
@@ -175,14 +145,14 @@ def test_a_restart_may_begin_a_trajectory(tmp_path: Path) -> None:
 
 def test_output_of_an_earlier_run_is_neither_overwritten_nor_mixed(tmp_path: Path) -> None:
     writer = outputs(tmp_path)
-    writer.create(record())
+    writer.create(trajectories.record())
     play(writer, 0, 20)
     writer.close()
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(OutputError, match=r"--restart.*--overwrite"):
         check_directory(tmp_path)
     with pytest.raises(OutputError, match=r"--restart.*--overwrite"):
-        outputs(tmp_path).create(record())
+        outputs(tmp_path).create(trajectories.record())
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     check_directory(tmp_path, restart=True)
     check_directory(tmp_path, overwrite=True)
@@ -194,7 +164,7 @@ def test_overwrite_removes_only_what_this_program_makes(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
     assert len(existing_outputs(tmp_path)) == 3
     writer = outputs(tmp_path)
-    writer.create(record(), overwrite=True)
+    writer.create(trajectories.record(), overwrite=True)
     writer.close()
     expected = [*theirs, "trajectory.h5md", "topology.xyz", "thermo.csv"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(expected)
@@ -209,14 +179,14 @@ def test_a_directory_that_cannot_be_written_is_named_and_nothing_is_made(tmp_pat
     check_directory(tmp_path / "new" / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     with pytest.raises(OutputError, match=r"output\.directory /proc/new"):
-        outputs(Path("/proc/new")).create(record())
+        outputs(Path("/proc/new")).create(trajectories.record())
 
 
 def test_a_stopped_run_leaves_its_atoms_in_a_file(tmp_path: Path) -> None:
     import ase.io
 
     writer = outputs(tmp_path)
-    writer.create(record())
+    writer.create(trajectories.record())
     positions = trajectories.positions_at(0)
     positions[2] = np.nan
     marks = np.arange(trajectories.NUM_ATOMS) == 2

@@ -15,6 +15,7 @@ from support.survival import contents, differing, fork_run, write_input
 
 from allegro_sim import stops
 from allegro_sim.output.checkpoint import list_checkpoints
+from allegro_sim.output.intervals import Intervals
 from allegro_sim.output.outputs import Outputs
 from allegro_sim.parallel.comm import SerialComm
 from allegro_sim.stops import Stops, describe_request, ends_run
@@ -135,11 +136,11 @@ def test_only_rank_0_watches_the_clock(tmp_path: Path) -> None:
     class OtherRank(SerialComm):
         rank = 1
 
-    every = {"last_step": 9, "trajectory_every": 0, "thermo_every": 0, "checkpoint_every": 0}
     first, other = (
-        Outputs(comm, tmp_path, checkpoint_every_minutes=1e-9, **every) for comm in (SerialComm(), OtherRank())
+        Outputs(comm, tmp_path, Intervals(9, 0, 0, 0), checkpoint_every_minutes=1e-9)
+        for comm in (SerialComm(), OtherRank())
     )
-    assert first.overdue() and not other.overdue()
+    assert first.asks() and not other.asks()
 
 
 def test_signals_outrank_the_clock_and_the_clock_a_checkpoint() -> None:

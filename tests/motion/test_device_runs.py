@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import ase
 import ase.io
 import h5py
@@ -9,11 +11,13 @@ import numpy as np
 import pytest
 from support.cuda_harness import HostDevice, HostExecutor
 from support.device_motion import periodic_case
+from support.survival import contents, differing
 
 import allegro_sim.potential.cuda.potential as cuda_module
 from allegro_sim.config import load_settings
 from allegro_sim.errors import GuardStop, RunStopped
 from allegro_sim.model.weight_file import save_model
+from allegro_sim.output.run_files import RunFiles
 from allegro_sim.parallel.comm import SerialComm
 from allegro_sim.potential.cuda import device
 from allegro_sim.simulation import Simulation
@@ -84,6 +88,34 @@ def test_a_run_writes_what_the_cpu_writes(start):
     assert found["step"].tolist() == expected["step"].tolist() == [0, 3, 6, 8]
     for column in expected.dtype.names:
         assert np.allclose(found[column], expected[column], rtol=1e-8, atol=1e-8), column
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_frame_is_written_while_the_next_step_is_computed(start, monkeypatch, device):
+    """A disk that takes a frame only once the atoms have moved on; with the GPU, they leave it no earlier than then."""
+    often = ("output.trajectory_every=1", "output.thermo_every=1", "output.checkpoint_every=2", "run.steps=5")
+    start("free", device, *often).run()
+    simulation = start("blocked", device, *often)
+    write, waited = RunFiles.write, []
+
+    def wait(files, due, step, *rest):
+        deadline = time.monotonic() + 20.0
+        while simulation.motion.step == step < 5:
+            assert time.monotonic() < deadline, "the run waits for its output"
+            time.sleep(0.001)
+        waited.append(step)
+        write(files, due, step, *rest)
+
+    monkeypatch.setattr(RunFiles, "write", wait)
+    simulation.run()
+    assert waited == list(range(6))
+    assert differing(contents(start.folder / "blocked"), contents(start.folder / "free")) == ["checkpoint/settings"]
+    if device == "cuda":
+        executor = simulation.potential.engine.executor
+        # Ten atoms: ids and three times three numbers each. Checkpoints take no more than the frame beside them.
+        crossed = sum(size for way, size in executor.copies if way == "to the host, meanwhile")
+        assert crossed == 6 * 10 * (8 + 3 * 24)
+        assert len(executor.pinned) == 2 * 4
 
 
 def test_a_restart_gives_the_bits_of_an_uninterrupted_run(start):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from support.device_motion import advance, assert_same_bits, make, periodic_case, state
@@ -39,6 +41,19 @@ def test_how_steps_are_launched_does_not_change_a_bit(bath):
         runs.append(state(motion))
     for found in runs:
         assert_same_bits(found, runs[0])
+
+
+def test_a_snapshot_is_of_its_step_while_the_next_are_computed():
+    """Twice as many as there are sets of memory, each waited for by another thread when the atoms have moved on."""
+    names = ("positions", "velocities", "forces")
+    motion = on_gpu(bath=True)
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(4):
+            kept = {name: motion.executor.download(motion.rows.owned(name)) for name in ("ids", *names)}
+            snapshot = motion.snapshot(names)
+            advance(motion, 5, measure=False)
+            for name, found in pool.submit(snapshot.wait).result().items():
+                assert np.array_equal(found, kept[name]), name
 
 
 def test_nccl_carries_the_same_bits():

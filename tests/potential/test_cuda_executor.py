@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -81,6 +82,9 @@ def test_stages_can_be_looked_at_on_a_gpu_as_on_a_cpu(monkeypatch):
     assert not over_bounds(deviations, "mixed")
 
 
+KEPT = ("ids", "positions", "velocities", "forces")
+
+
 @pytest.mark.parametrize("bath", [False, True], ids=["nve", "langevin"])
 def test_a_step_on_the_device_is_that_of_the_plan(bath, monkeypatch):
     """Everything of a run: new lists, ghosts, steps ahead, sums, and what is copied to the host."""
@@ -89,8 +93,19 @@ def test_a_step_on_the_device_is_that_of_the_plan(bath, monkeypatch):
     for executor in (module.CudaExecutor(DEVICE), None):
         limits = Limits(1.0, force=1e3, distances=np.full((2, 2), 0.1))
         motion = make(periodic_case(), bath=bath, limits=limits, images_travel=True, executor=executor)
-        advance(motion, 5)
+        advance(motion, 3)
+        kept = [{name: motion.rows.owned(name).copy() for name in KEPT}]
+        snapshots = [motion.snapshot(KEPT[1:])]
+        advance(motion, 2)
+        kept.append({name: motion.rows.owned(name).copy() for name in KEPT})
+        snapshots.append(motion.snapshot(KEPT[1:]))
         runs.append(state(motion))
+        advance(motion, 1)
+        with ThreadPoolExecutor(1) as pool:  # from another thread, as the writer's, and after the atoms have moved on
+            for expected, found in zip(kept, pool.map(lambda snapshot: snapshot.wait(), snapshots), strict=True):
+                assert found.keys() == expected.keys()
+                assert all(np.array_equal(found[name], values) for name, values in expected.items())
+        assert not np.array_equal(kept[0]["positions"], kept[1]["positions"])
         assert motion.neighbors.num_builds > 1
         assert motion.neighbors.closest_pair()[0] > 0.0
     assert_same_bits(runs[0], runs[1])
@@ -138,7 +153,7 @@ def test_chunks_shrink_when_the_pool_has_no_more(monkeypatch):
 
 CHECKED = {
     "driver": ("launchKernel", "funcSetAttribute"),
-    "runtime": ("memsetAsync",),
+    "runtime": ("memsetAsync", "getDevice"),
     "cublas": ("create", "gemmEx"),
 }
 
@@ -173,6 +188,11 @@ def test_constants_and_classes_are_cupys():
         ("arr, stream=None", cupy.ndarray.set),
         ("stream=None, order='C', out=None, blocking=True", cupy.ndarray.get),
         ("null=False, non_blocking=False", cupy.cuda.Stream.__init__),
+        ("block=False, disable_timing=False, interprocess=False", cupy.cuda.Event.__init__),
+        ("(self, stream=None)", cupy.cuda.Event.record),
+        ("(self)", cupy.cuda.Event.synchronize),
+        ("(self)", cupy.cuda.Device.use),
+        ("(size_t size) -> PinnedMemoryPointer", cupy.cuda.alloc_pinned_memory),
     ):
         assert text in method.__doc__
     # What gpu_report_device.py calls besides.

@@ -88,7 +88,7 @@ class HostExecutor:
 
     order, block_order, sanitize, optimize: see `CpuModule`. memory_limit: bytes that may be allocated at a time; above
     it an allocation fails as on a GPU. executed: every operation that was run, in order. copies: (direction, bytes).
-    called: every kernel that `call` launched.
+    called: every kernel that `call` launched. pinned: bytes of each array of page-locked memory.
     """
 
     order: str = "forward"
@@ -100,6 +100,7 @@ class HostExecutor:
     executed: list[Operation] = field(default_factory=list)
     copies: list[tuple[str, int]] = field(default_factory=list)
     called: list[str] = field(default_factory=list)
+    pinned: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         from numba import cuda
@@ -189,6 +190,26 @@ class HostExecutor:
     def download(self, array: np.ndarray) -> np.ndarray:
         self.copies.append(("to the host", array.nbytes))
         return array.copy()
+
+    def allocate_pinned(self, count: int, dtype: Any) -> np.ndarray:
+        self.pinned.append(count * np.dtype(dtype).itemsize)
+        return np.full(self.pinned[-1], GUARD, np.uint8).view(dtype)
+
+    def begin_download(self, copies: Sequence[tuple[np.ndarray, np.ndarray]]) -> Callable[[], None]:
+        """The values of now, which arrive at the last moment that is allowed: when they are waited for."""
+        under_way = []
+        for array, out in copies:
+            assert (out.dtype, out.shape) == (array.dtype, array.shape) and out.flags.c_contiguous
+            self.copies.append(("to the host, meanwhile", array.nbytes))
+            under_way.append((out, array.copy()))
+            out.view(np.uint8)[...] = GUARD
+
+        def wait() -> None:
+            while under_way:
+                out, values = under_way.pop()
+                out[...] = values
+
+        return wait
 
     # --- launches -----------------------------------------------------------------------------------------------------
 

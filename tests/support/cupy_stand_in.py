@@ -14,6 +14,8 @@ from __future__ import annotations
 import ctypes
 import importlib
 import sys
+import threading
+from collections import defaultdict
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -46,8 +48,73 @@ class DeviceArray(np.ndarray):
         self[...] = arr
 
     def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
+        """Where nobody waits, the values of now arrive when an event that was recorded after is waited for."""
         assert stream.ptr == STREAM
-        return np.array(self, subok=False)
+        values = np.array(self, subok=False)
+        if out is None:
+            assert blocking, "memory that is not page-locked would be waited for"
+            return values
+        assert not blocking
+        assert type(out) is np.ndarray and out.flags.c_contiguous
+        assert (out.dtype, out.shape) == (self.dtype, self.shape)
+        assert any(memory.holds(out) for memory in pinned), "a copy to memory that is not page-locked waits"
+        out.view(np.uint8)[...] = 0xA5
+        under_way.append((out, values))
+        return out
+
+
+class PinnedMemory(bytearray):
+    """What `alloc_pinned_memory` returns: a buffer of bytes."""
+
+    def holds(self, array: np.ndarray) -> bool:
+        mine = np.frombuffer(self, np.uint8)
+        return np.shares_memory(mine, array)
+
+
+pinned: list[PinnedMemory] = []
+under_way: list[tuple[np.ndarray, np.ndarray]] = []
+"""Copies to the host that no event has been recorded after."""
+
+
+def alloc_pinned_memory(size: int) -> PinnedMemory:
+    pinned.append(PinnedMemory(b"\xa5" * size))
+    return pinned[-1]
+
+
+class Event:
+    """Holds back the copies before it until somebody waits."""
+
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
+        assert block, "the thread that waits would keep a core busy"
+
+    def record(self, stream: Any = None) -> None:
+        assert stream.ptr == STREAM
+        self._copies, under_way[:] = list(under_way), []
+
+    def synchronize(self) -> None:
+        assert current_device[threading.get_ident()] == DEVICE, "the thread would use another GPU"
+        while self._copies:
+            out, values = self._copies.pop(0)
+            out[...] = values
+
+
+DEVICE = 3
+"""Number of the GPU of this rank; a thread of its own begins with 0."""
+current_device: defaultdict[int, int] = defaultdict(int)
+
+
+class GpuNumber:
+    """`cupy.cuda.Device`."""
+
+    def __init__(self, device: int) -> None:
+        self.id = device
+
+    def use(self) -> None:
+        current_device[threading.get_ident()] = self.id
+
+
+def getDevice() -> int:
+    return current_device[threading.get_ident()]
 
 
 class Stream:
@@ -166,6 +233,10 @@ class CUBLASError(RuntimeError):
         self.status = status
 
 
+class CUDARuntimeError(RuntimeError):
+    pass
+
+
 class CUDADriverError(RuntimeError):
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -251,6 +322,9 @@ def _simulated(name: str) -> _IndexKernel:
 def load_executor(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The executor's module, loaded anew with these calls in the place of CuPy's."""
     launched.clear()
+    under_way.clear()
+    current_device.clear()
+    GpuNumber(DEVICE).use()
     memory_limit[0] = 2**40
     cupy, cuda = _Cupy("cupy"), ModuleType("cupy.cuda")
     driver = SimpleNamespace(
@@ -258,11 +332,14 @@ def load_executor(monkeypatch: pytest.MonkeyPatch) -> Any:
     )
     cuda.__dict__.update(
         driver=driver,
-        runtime=SimpleNamespace(memsetAsync=memsetAsync),
+        runtime=SimpleNamespace(memsetAsync=memsetAsync, getDevice=getDevice, CUDARuntimeError=CUDARuntimeError),
         cublas=SimpleNamespace(create=create, gemmEx=gemmEx, CUBLASError=CUBLASError, **constants),
         function=SimpleNamespace(Module=Module),
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         Stream=Stream,
+        Event=Event,
+        Device=GpuNumber,
+        alloc_pinned_memory=alloc_pinned_memory,
     )
     pool = SimpleNamespace(free_all_blocks=lambda: None)
     cupy.__dict__.update(cuda=cuda, zeros=zeros, ndarray=DeviceArray, get_default_memory_pool=lambda: pool)

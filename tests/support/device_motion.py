@@ -17,7 +17,7 @@ from allegro_sim.gpu.motion import DeviceMotion
 from allegro_sim.gpu.start import make_motion
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.motion import Advance, HostMotion, Parts
-from allegro_sim.parallel.collect import gather_arrays_by_id, initial_share
+from allegro_sim.parallel.collect import gather_by_id, initial_share
 from allegro_sim.parallel.comm import Comm, SerialComm
 from allegro_sim.potential.cpu import CpuPotential
 from allegro_sim.potential.cuda.potential import CudaPotential
@@ -112,9 +112,7 @@ def advance(motion: DeviceMotion | HostMotion, steps: int, *, measure: bool = Tr
 def state(motion: DeviceMotion | HostMotion) -> dict[str, np.ndarray] | None:
     """Positions, velocities, forces (integers) and energies by id on rank 0, and the kinetic sums of all ranks."""
     system, comm = motion.atoms(), motion.comm
-    owned = system.num_owned
-    names = ("positions", "velocities", "forces", "energies")
-    arrays = gather_arrays_by_id(comm, system, {name: getattr(system, name)[:owned] for name in names})
+    arrays = gather_by_id(comm, system, ("positions", "velocities", "forces", "energies"))
     sums = motion.sums()
     kinetic = sums.kinetic
     words = np.concatenate(

@@ -1,13 +1,14 @@
 """A plan on a GPU: CuPy holds memory, stream and module, Numba launches the index kernels, cuBLAS the wide products.
 
-Importing this loads CuPy. All work goes to one stream, in order; nothing here waits but `download`.
+Importing this loads CuPy. All work goes to one stream, in order; nothing here waits but `download`, and the function
+that `begin_download` returns.
 """
 
 from __future__ import annotations
 
 import ctypes
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cupy
@@ -131,6 +132,34 @@ class CudaExecutor:
         values = array.get(stream=self.stream)
         self._sources.clear()
         return values
+
+    def allocate_pinned(self, count: int, dtype: np.dtype) -> np.ndarray:
+        """A one-dimensional array of the host that a copy can reach while the host does something else.
+
+        Raises MemoryError.
+        """
+        nbytes = count * np.dtype(dtype).itemsize
+        try:
+            return np.frombuffer(cupy.cuda.alloc_pinned_memory(nbytes), dtype, count)
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise MemoryError(f"{nbytes / 2**20:.1f} MiB of page-locked memory of the host: {error}") from None
+
+    def begin_download(self, copies: Sequence[tuple[cupy.ndarray, np.ndarray]]) -> Callable[[], None]:
+        """Have arrays copied to pinned ones of the host, (array, out), after all that was launched before.
+
+        Returns a function that waits for the copies, in whatever thread it is called.
+        """
+        for array, out in copies:
+            array.get(stream=self.stream, out=out, blocking=False)
+        done = cupy.cuda.Event(block=True, disable_timing=True)
+        done.record(self.stream)
+        device = cupy.cuda.Device(cupy.cuda.runtime.getDevice())
+
+        def wait() -> None:
+            device.use()  # a thread begins on the first GPU, and would make itself at home there
+            done.synchronize()
+
+        return wait
 
     # --- single kernels ---
 

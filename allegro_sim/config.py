@@ -53,6 +53,7 @@ class RunSettings:
 @dataclass(frozen=True)
 class GpuSettings:
     steps_ahead: int
+    graphs: str
     transport: str
     images_travel: bool
 

@@ -164,6 +164,15 @@ KEYS: tuple[Key, ...] = (
     ),
     Key(
         "gpu",
+        "graphs",
+        "text",
+        "auto",
+        "launch a step as one CUDA graph, on one rank: `auto` where all edges are one chunk (small systems); the same "
+        "bits either way; `on` is refused where graphs cannot be",
+        choices=("auto", "on", "off"),
+    ),
+    Key(
+        "gpu",
         "transport",
         "text",
         "auto",

@@ -230,7 +230,11 @@ class Simulation:
 
         gpu = self.settings.gpu
         return make_motion(
-            self._parts(), steps_ahead=gpu.steps_ahead, transport=gpu.transport, images_travel=gpu.images_travel
+            self._parts(),
+            steps_ahead=gpu.steps_ahead,
+            transport=gpu.transport,
+            images_travel=gpu.images_travel,
+            graphs=gpu.graphs,
         )
 
     def _host_motion(self) -> HostMotion:

@@ -2,6 +2,7 @@
 
     md/agree    `double` against the CPU: forces, and positions after 200 steps of NVE
     md/bits     the same bits however steps are launched, whatever the skin and the way of ghosts
+    md/graphs   the same for the smallest box, with and without CUDA graphs (refused where products are cuBLAS's)
     md/speed    steps/s with rebuilds, and what of a step is not the network: by model, ensemble and size
     md/drift    slope of the total energy in NVE, by precision
     md/largest  the largest box of water that runs, by model
@@ -60,6 +61,7 @@ class Options:
     steps_ahead: int = 20
     transport: str = "host"
     images_travel: bool = False
+    graphs: str = "auto"
 
 
 def start_motion(
@@ -97,6 +99,7 @@ def start_motion(
             steps_ahead=options.steps_ahead,
             transport=options.transport,
             images_travel=options.images_travel,
+            graphs=options.graphs,
         )
     motion.place()
     draw_velocities(motion.atoms(), comm, TEMPERATURE_K, 0, integrator.conserves_momentum)
@@ -131,6 +134,11 @@ def md_items(models: Callable[[str], AllegroModel], executor: Callable[[], Execu
             for ensemble in ("nve", "langevin"):
                 key = f"md/speed/{name}/{ensemble}/{atoms}"
                 yield Item(key, lambda n=name, e=ensemble, a=atoms: speed(models(n), a, e, executor))
+    small = SPEED_ATOMS[0]
+    for name in MODELS:
+        for graphs in ("on", "off"):
+            key, options = f"md/graphs/{name}/{graphs}/{small}", Options(graphs=graphs)
+            yield Item(key, lambda n=name, o=options: speed(models(n), small, "langevin", executor, options=o))
     for precision in ("mixed", "single", "double"):
         yield Item(f"md/drift/bundled/{precision}", lambda p=precision: drift(models("bundled"), p, executor))
     for name in ("bundled", "sc23"):
@@ -163,6 +171,8 @@ def agree(
 
 VARIANTS = {
     "one step at a time": Options(steps_ahead=1),
+    "launch by launch": Options(graphs="off"),
+    "graphs": Options(graphs="on"),
     "a narrow skin": Options(skin=0.5),
     "images by the host": Options(images_travel=True),
     "images by NCCL": Options(images_travel=True, transport="nccl"),
@@ -202,10 +212,11 @@ def speed(
     executor: Callable[[], Executor | None],
     precision: str = "mixed",
     block: int | None = None,
+    options: Options | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Seconds a step, rebuilds included, for each of BLOCKS; and of an evaluation of the network alone."""
-    motion = start_motion(model, precision, atoms, ensemble, executor=executor())
+    motion = start_motion(model, precision, atoms, ensemble, options, executor=executor())
     assert isinstance(motion, DeviceMotion)
     steps = block or max(10, min(1000, 30_000_000 // atoms))
 
@@ -229,6 +240,9 @@ def speed(
         "precision": precision,
         "steps_a_block": steps,
         "rebuilds": builds,
+        "graphs": dict(motion.facts())["CUDA graphs"],
+        "graphs_captured": motion.graph.num_captures,
+        "graphs_launched": motion.graph.num_launches,
         "step_seconds": seconds,
         "network_seconds": network,
         "steps_per_second": 1.0 / step,

@@ -37,6 +37,7 @@ class DeviceBricks:
     Attributes
     ----------
     control, status : device arrays that the exchanges between two builds obey (kernels/numba_cuda/control.py)
+    copies : launches of positions to own images, and of their forces back; the same objects over many builds
     """
 
     def __init__(
@@ -61,6 +62,10 @@ class DeviceBricks:
         self._own_images = 0
         self._sent = np.zeros(self._comm.size, np.int64)
         self._received = np.zeros(self._comm.size, np.int64)
+        # Rows that own images are copies of, in an array that stays until it must grow, and how many there are.
+        self._image_rows, self._num_images = self._new((0,), np.int32), self._device(np.zeros(1, np.int32))
+        self._copied: tuple[Any, ...] = ()
+        self.copies: tuple[Callable[[], None], ...] = ()
         self._update: list[Callable[[], None]] = []
         self._return: list[Callable[[], None]] = []
 
@@ -235,19 +240,12 @@ class DeviceBricks:
     def _prepare_exchanges(self) -> None:
         """Launches of `update_positions` and `add_forces` for the rows of this build."""
         atoms, own, first = self.atoms, self._own_images, self.atoms.num_owned
-        self._update, self._return = [], []
-        if own:
-            rows, last = self._rows[:own], first + own
-            number = np.int32(own)
-            self._update.append(
-                self._call("copy_positions", own, atoms.positions[first:last], atoms.positions, rows, number)
-            )
-            terms = atoms.forces[first:last]
-            self._return.append(self._call("add_forces", own, self.status, atoms.forces, rows, terms, number))
+        self._prepare_copies()
+        self._update, self._return = list(self.copies[:1]), list(self.copies[1:])
         out, into = int(self._sent.sum()), int(self._received.sum())
         if not out and not into and (self._comm.size == 1 or not self.transport.waits):
             return
-        rows, number = self._rows[own:], np.int32(out)
+        rows, number = self._rows[own:], self._device(np.array([out], np.int32))
         sent, returned = self._new((out, 3), np.float64), self._new((out, 3), np.int64)
         ghosts = slice(first + own, first + own + into)
         if out:
@@ -257,6 +255,31 @@ class DeviceBricks:
         self._return.append(lambda: self.transport.exchange(atoms.forces[ghosts], counts[1], returned, counts[0]))
         if out:
             self._return.append(self._call("add_forces", out, self.status, atoms.forces, rows, returned, number))
+
+    def _prepare_copies(self) -> None:
+        """Own images: the launches of the last build, with other rows and another number, where the arrays stayed."""
+        atoms, own, first = self.atoms, self._own_images, self.atoms.num_owned
+        if own > len(self._image_rows):
+            self._image_rows = self._new((own + own // 8 + 16,), np.int32)
+        if own:
+            with self._executor.working():
+                self._image_rows[:own] = self._rows[:own]
+        self._executor.upload(self._num_images, np.array([own], np.int32))
+        copied = (first, own > 0, self._image_rows, atoms.positions, atoms.forces)
+        if (
+            self._copied
+            and copied[:2] == self._copied[:2]
+            and all(a is b for a, b in zip(copied[2:], self._copied[2:], strict=True))
+        ):
+            return
+        self._copied, self.copies = copied, ()
+        if own:
+            rows, number = self._image_rows, self._num_images
+            positions, terms = atoms.positions[first:], atoms.forces[first:]
+            self.copies = (
+                self._call("copy_positions", len(rows), positions, atoms.positions, rows, number),
+                self._call("add_forces", len(rows), self.status, atoms.forces, rows, terms, number),
+            )
 
     # --- small things -------------------------------------------------------------------------------------------------
 

@@ -19,11 +19,13 @@ from allegro_sim.dynamics.observables import KineticSums, RankSums, with_bath
 from allegro_sim.gpu.arrays import to_device
 from allegro_sim.gpu.atoms import DeviceAtoms
 from allegro_sim.gpu.bricks import DeviceBricks
+from allegro_sim.gpu.graphs import StepGraph, obstacle_to_graphs
+from allegro_sim.gpu.integration import Integration
 from allegro_sim.gpu.module import KERNELS, module_source
 from allegro_sim.gpu.neighbors import DeviceNeighbors
 from allegro_sim.gpu.snapshots import DeviceSnapshots
 from allegro_sim.gpu.transport import Transport
-from allegro_sim.kernels.cpu.fixed_point import FORCE_SCALE, words_to_integer
+from allegro_sim.kernels.cpu.fixed_point import words_to_integer
 from allegro_sim.kernels.numba_cuda import control as word
 from allegro_sim.loads import RankLoad
 from allegro_sim.motion import Advance, Parts
@@ -32,7 +34,6 @@ from allegro_sim.output.snapshot import Snapshot
 from allegro_sim.parallel.decomposition import Decomposition
 from allegro_sim.potential.cuda.potential import CudaPotential
 from allegro_sim.system import System
-from allegro_sim.units import KINETIC
 
 _WATCHED_WORDS = {"displacement": word.DISPLACEMENT, "force": word.FORCE, "distance": word.DISTANCE}
 _FAULTS, _ENERGY, _MOMENTUM, _HEAT, _KINETIC = 0, 1, 2, 5, 6  # rows of sums.cu
@@ -48,9 +49,18 @@ class DeviceMotion:
     transport : Transport
     steps_ahead : most steps to launch before the host looks; 1 on several ranks
     images_travel : see `DeviceBricks`
+    graphs : see `StepGraph`
     """
 
-    def __init__(self, parts: Parts, *, transport: Transport, steps_ahead: int, images_travel: bool = False) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        transport: Transport,
+        steps_ahead: int,
+        images_travel: bool = False,
+        graphs: str = "auto",
+    ) -> None:
         assert isinstance(parts.potential, CudaPotential)
         comm, system = parts.comm, parts.system
         self.comm, self.system, self.potential = comm, system, parts.potential
@@ -67,24 +77,25 @@ class DeviceMotion:
         self.neighbors = DeviceNeighbors(self.rows, self.decomposition, parts.cutoffs, parts.skin)
         self.steps_ahead = steps_ahead if comm.size == 1 else 1
         self._alone = comm.size == 1
-        self._skin = parts.skin
+        fused = self.potential.engine.layout.fused
+        self.graph = StepGraph(
+            executor, graphs, obstacle_to_graphs(ranks=comm.size, images_travel=images_travel, fused=fused)
+        )
         self._virial_words, self._no_atom_virials = self._array((9, 2), np.int64), self._array((1, 9), np.int64)
         types = len(system.masses)
         # Kinetic sums between kick and noise of the step that is measured, and sums at whole steps.
         self._between = self._array((_KINETIC + types, 2), np.int64)
         self._whole = self._array((_KINETIC + types, 2), np.int64)
-        self._tables = {"masses": system.masses, **self.integrator.tables}
-        self._tables = {name: self._device(values) for name, values in self._tables.items()}
-        limits = self.guard.limits.distances
-        self._distances = None if limits is None else self._device(limits**2)
-        self._num_types = np.int32(types)
+        limits, masses = self.guard.limits, system.masses
+        self.integration = Integration(
+            self.rows, self.neighbors, self.integrator, limits, masses, self.control, self._status
+        )
         self._snapshots = DeviceSnapshots(self.rows)
         self._idle = self._array(word.WORDS, np.int64)  # control words of a kernel that is not part of a step
         self.step = 0
         self._is_between = self._must_rebuild = False
         self._took_between = False
         self._bound_builds = 0
-        self._bound_owned, self._bound_arrays = -1, (*self.rows.held, *self.neighbors.held)
         self._old, self._lifetime = 0, steps_ahead  # steps since the last build, and between the two before
 
     # --- before the first step ----------------------------------------------------------------------------------------
@@ -120,12 +131,15 @@ class DeviceMotion:
         return self.rows.nbytes + self.neighbors.nbytes
 
     def facts(self) -> list[tuple[str, str]]:
+        self._bind()
+        table = self.potential.engine.table
         places = self.comm.allgather(f"{self.comm.rank}: {self.executor.device.place}")
         halo = "copies on the GPU" if self._alone and not self.bricks.num_travelling else self.bricks.transport.name
         return [
             ("GPUs", "; ".join(places)),
             ("halo", halo),
             ("steps ahead", f"{self.steps_ahead} at most before the host looks"),
+            ("CUDA graphs", self.graph.fact(0 if table is None else table.num_chunks)),
         ]
 
     def start(self, step: int) -> None:
@@ -167,9 +181,7 @@ class DeviceMotion:
         ahead = min(most, self._planned())
         with self.timers("steps"):
             for number in range(1, ahead + 1):
-                last = measure and number == most
-                self._launch_first_half(last)
-                self._launch_rest(want_virial=last)
+                self._launch_step(measured=measure and number == most)
             words = self.executor.download(self.control)
         done = int(words[word.STEP]) - self.step
         # Kinetic energy between kick and noise was taken if the first half of the last step was.
@@ -205,24 +217,37 @@ class DeviceMotion:
         reduced = self.comm.allreduce_max(found)
         return reduced[:-1], float(reduced[-1])
 
+    def _launch_step(self, *, measured: bool) -> None:
+        """A whole step of one rank; one that is not measured may be a graph."""
+        if measured:
+            self._launch_first_half(measured)
+            self._launch_rest(want_virial=True)
+            return
+        engine = self.potential.engine
+        assert engine.table is not None
+        parts = (self.integration.calls, self.bricks.copies, engine.bound)
+        self.graph.launch(self._launch_plain_step, parts, engine.table.num_chunks)
+        self._took_between = False
+
+    def _launch_plain_step(self) -> None:
+        """What a graph keeps: no number of the host in it changes from step to step."""
+        self.integration.run("kick", "drift")
+        self._launch_rest(want_virial=False)
+
     def _launch_first_half(self, measured: bool) -> None:
-        for call in self._first_half["kick"]:
-            call()
-        if measured and self.integrator.has_bath:
-            self._zero(self._between)
-            self._first_half["kinetic"][0]()
-        for call in self._first_half["drift"]:
-            call()
+        self.integration.run("kick")
         self._took_between = measured and self.integrator.has_bath
+        if self._took_between:
+            self._zero(self._between)
+            self.integration.add_kinetic_sums(self._between, self.control)
+        self.integration.run("drift")
 
     def _launch_rest(self, *, want_virial: bool) -> None:
         """From ghosts to the second half: everything that obeys the word FOUND."""
         self.bricks.update_positions()
         self.potential.engine.launch(want_virial=want_virial)
         self.bricks.add_forces()
-        for call in self._looks:
-            call()
-        self._second_half()
+        self.integration.run("looks", "second half")
 
     def _go_on(self, *, want_virial: bool) -> None:
         """The rest of a step whose first half is done, with a new list if there must be one; the host looks."""
@@ -233,7 +258,7 @@ class DeviceMotion:
             self.bricks.update_positions()
         self._evaluate(want_virial=want_virial)
         with self.timers("integrate"):
-            self._second_half()
+            self.integration.run("second half")
         self._is_between = False
         self.step += 1
         self._old += 1
@@ -249,8 +274,7 @@ class DeviceMotion:
                 engine.recover()
         with self.timers("return forces"):
             self.bricks.add_forces()
-            for call in self._looks:
-                call()
+            self.integration.run("looks")
 
     def _clear_control(self) -> None:
         words = np.zeros(word.WORDS, np.int64)
@@ -291,66 +315,14 @@ class DeviceMotion:
             },
             owned,
         )
-        held = (*rows.held, *self.neighbors.held)
-        if self._bound_owned == owned and all(a is b for a, b in zip(held, self._bound_arrays, strict=True)):
-            return  # what was prepared for the last list is what this one needs
-        self._bound_owned, self._bound_arrays = owned, held
-        call, count, number = self.executor.call, owned, np.int32(owned)
-        kinetic = (rows.velocities, rows.types, self._tables["masses"], np.float64(KINETIC), self._num_types, number)
-        factors = (rows.types, self._tables["factors"], number)
-        drift, arguments = self.integrator.device_drift
-        named = {name: getattr(rows, name) for name in ("positions", "velocities", "types", "ids", "heat")}
-        named |= self._tables
-        half_skin = -1.0 if self._skin == 0.0 else (0.5 * self._skin) ** 2
-        moves = (rows.positions, rows.before, rows.built, np.float64(half_skin))
-        limits = self.guard.limits
-        self._first_half = {
-            "kick": [
-                call(
-                    "first_kick",
-                    count,
-                    self.control,
-                    rows.before,
-                    rows.positions,
-                    rows.velocities,
-                    rows.forces,
-                    *factors,
-                )
-            ],
-            "kinetic": [call("kinetic_sums", count, self._between, self.control, *kinetic)],
-            "drift": [
-                call(drift, count, self.control, *(named[a] if isinstance(a, str) else a for a in arguments), number),
-                call(
-                    "look_at_moves",
-                    count,
-                    self.control,
-                    self._status,
-                    *moves,
-                    np.float64(limits.displacement**2),
-                    number,
-                ),
-            ],
-        }
-        self._second_half = call(
-            "second_half", count, self.control, self._status, rows.velocities, rows.forces, *factors
-        )
-        self._looks: list[Callable[[], None]] = []
-        if limits.force is not None:
-            scale, largest = np.float64(1.0 / FORCE_SCALE), np.float64(limits.force**2)
-            self._looks.append(call("look_at_forces", count, self.control, rows.forces, scale, largest, number))
-        if self._distances is not None:
-            pairs = (self.neighbors.row_offsets, self.neighbors.indices)
-            where = (rows.types, rows.positions, rows.images, self.neighbors.cell)
-            limits_of = (self._distances, self._num_types, number)
-            self._looks.append(call("look_at_distances", count, self.control, *pairs, *where, *limits_of))
+        self.integration.bind()
 
     # --- what others see ----------------------------------------------------------------------------------------------
 
     def sums(self) -> RankSums:
         call, rows, number = self.executor.call, self.rows, np.int32(self.rows.num_owned)
         self._zero(self._whole)
-        kinetic = (rows.velocities, rows.types, self._tables["masses"], np.float64(KINETIC), self._num_types, number)
-        call("kinetic_sums", rows.num_owned, self._whole, self._idle, *kinetic)()
+        self.integration.add_kinetic_sums(self._whole, self._idle)
         call("energy_sum", rows.num_owned, self._whole, rows.energies, number)()
         call("heat_sum", len(rows.heat), self._whole, rows.heat, np.int32(len(rows.heat)))()
         whole, status = self.executor.download(self._whole), self.executor.download(self._status)
@@ -393,6 +365,3 @@ class DeviceMotion:
 
     def _array(self, shape: int | tuple[int, ...], dtype: Any) -> Any:
         return to_device(self.executor, np.zeros(shape, dtype), "sums and control words")
-
-    def _device(self, values: np.ndarray) -> Any:
-        return to_device(self.executor, np.ascontiguousarray(values, np.float64), "tables by type")

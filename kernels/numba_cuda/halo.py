@@ -207,9 +207,12 @@ def unpack_atoms(ids, types, position_bits, velocity_bits, packed, count):
 
 
 def copy_positions(control, out, positions, rows, count):
-    """out[k] = positions[rows[k]], bit for bit (overwrites). out: float64 (n, 3), the ghosts or what is sent."""
+    """out[k] = positions[rows[k]], k < count[0], bit for bit (overwrites).
+
+    out: float64 (n, 3), the ghosts or what is sent; count: int32 (1,), on the device: the launch may outlive the list.
+    """
     k = cuda.grid(1)
-    if control[FOUND] != 0 or k >= count:
+    if control[FOUND] != 0 or k >= count[0]:
         return
     i = rows[k]
     for c in range(3):
@@ -217,12 +220,12 @@ def copy_positions(control, out, positions, rows, count):
 
 
 def add_forces(control, status, values, rows, terms, count):
-    """values[rows[k]] += terms[k] (accumulates), in any order: integers.
+    """values[rows[k]] += terms[k], k < count[0] (accumulates), in any order: integers.
 
     values, terms: int64 (C, width), (n, width). A sum that leaves 64 bits is a fault: status[1] becomes the row + 1.
     """
     k = cuda.grid(1)
-    if control[FOUND] != 0 or k >= count:
+    if control[FOUND] != 0 or k >= count[0]:
         return
     i = rows[k]
     for c in range(values.shape[1]):
@@ -251,7 +254,7 @@ KERNELS = {
     ),
     "pack_atoms": (pack_atoms, types.void(_INTEGERS, _IDS, _IDS, _TYPES, _INTEGERS, _INTEGERS, _COUNT)),
     "unpack_atoms": (unpack_atoms, types.void(_IDS, _TYPES, _INTEGERS, _INTEGERS, _INTEGERS, _COUNT)),
-    "copy_positions": (copy_positions, types.void(_CONTROL, _VECTORS, _VECTORS, _ROWS, _COUNT)),
-    "add_forces": (add_forces, types.void(_CONTROL, _STATUS, _INTEGERS, _ROWS, _INTEGERS, _COUNT)),
+    "copy_positions": (copy_positions, types.void(_CONTROL, _VECTORS, _VECTORS, _ROWS, _ROWS)),
+    "add_forces": (add_forces, types.void(_CONTROL, _STATUS, _INTEGERS, _ROWS, _INTEGERS, _ROWS)),
 }
 """Name -> (function, signature)."""

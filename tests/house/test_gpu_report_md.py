@@ -38,11 +38,13 @@ def test_bits_are_compared_for_every_way_of_taking_steps(water, monkeypatch):
     variants = {name: options for name, options in report.VARIANTS.items() if name != "a narrow skin"}
     found = report.bits(water, "single", HostExecutor, atoms=10, steps=2, variants=variants)["same_bits"]
     assert "it is not installed" in found.pop("images by NCCL")
-    assert found == {"one step at a time": True, "images by the host": True}
+    assert found == dict.fromkeys(("one step at a time", "launch by launch", "graphs", "images by the host"), True)
 
 
 def test_speed_drift_and_size_are_measured(water):
-    found = report.speed(water, 10, "langevin", HostExecutor, precision="single", block=1)
+    graphs = report.Options(graphs="on")
+    found = report.speed(water, 10, "langevin", HostExecutor, precision="single", block=1, options=graphs)
+    assert found["graphs_captured"] > 0 and found["graphs_launched"] > 0 and "one for each step" in found["graphs"]
     assert len(found["step_seconds"]) == len(found["network_seconds"]) == 2
     assert found["steps_per_second"] == pytest.approx(1.0 / np.median(found["step_seconds"]))
     assert found["atom_and_pair_bytes"] > 0 and found["listed"] > 0

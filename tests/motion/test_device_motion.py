@@ -44,18 +44,19 @@ def test_how_steps_are_launched_does_not_change_a_bit(bath):
     """One at a time or ahead, images copied or sent, chunks, order of threads and blocks, age of the list."""
     runs = {}
     for name, options in {
-        "one at a time": {"steps_ahead": 1},
-        "ahead": {"steps_ahead": 6},
+        "one at a time": {"steps_ahead": 1, "graphs": "off"},
+        "graphs": {"steps_ahead": 6, "graphs": "on"},
         "images travel": {"images_travel": True},
         "small chunks": {"chunk_edges": 128},
         "reversed": {"order": "reverse", "block_order": "reverse"},
         "a list for every step": {"skin": 0.0},
         "a wide skin": {"skin": 0.8},
     }.items():
-        motion = make(periodic_case(), bath=bath, **options)
+        motion = make(periodic_case(), bath=bath, **{"graphs": "off"} | options)
         advance(motion, 6)
         runs[name] = state(motion)
         motion.executor.check_guards()
+        assert (motion.graph.num_launches > 0) == (name == "graphs")
     for found in runs.values():
         assert_same_bits(found, runs["one at a time"])
 
@@ -86,7 +87,8 @@ def test_a_rebuild_at_any_of_the_steps_launched_ahead(position, monkeypatch):
 
 def test_an_overflow_in_steps_launched_ahead_is_made_good_before_any_atom_moves(monkeypatch):
     monkeypatch.setattr(DeviceMotion, "_planned", lambda motion: motion.steps_ahead)
-    expected, motion = make(periodic_case(), steps_ahead=1, skin=0.8), make(periodic_case(), steps_ahead=4, skin=0.8)
+    expected = make(periodic_case(), steps_ahead=1, skin=0.8, graphs="off")
+    motion = make(periodic_case(), steps_ahead=4, skin=0.8, graphs="on")
     engine, recovered = motion.potential.engine, []
     recover = engine.recover
     monkeypatch.setattr(engine, "recover", lambda: (recovered.append(motion.step), recover()))
@@ -140,8 +142,9 @@ def test_a_position_that_is_not_finite_is_a_fault():
 
 
 def test_nothing_but_scalars_crosses_in_a_steady_step():
-    """The control words once for the steps launched ahead; no allocation; the host never waits in between."""
-    motion = make(periodic_case(), steps_ahead=5, skin=2.0)
+    """The control words once for the steps launched ahead; no allocation; the host never waits in between; and once
+    two plain steps are done, a single launch a step."""
+    motion = make(periodic_case(), steps_ahead=5, skin=2.0, graphs="on")
     executor: HostExecutor = motion.executor
     advance(motion, 1)
     executor.copies.clear()
@@ -150,6 +153,10 @@ def test_nothing_but_scalars_crosses_in_a_steady_step():
     assert found.step == 5 and motion.neighbors.num_builds == 1
     assert executor.copies == [("to the host", 128)]
     assert len(executor._memory) == memory
+    launches = executor.launches
+    (found,) = [motion.advance(4, measure=False, asked=lambda: 0.0)]
+    assert found.step == 9 and motion.neighbors.num_builds == 1
+    assert executor.launches == launches and [graph.num_launches for graph in executor.graphs] == [6]
 
 
 def test_a_new_list_of_the_same_atoms_keeps_what_was_prepared():
@@ -157,10 +164,10 @@ def test_a_new_list_of_the_same_atoms_keeps_what_was_prepared():
     motion = make(periodic_case(), skin=0.0)
     advance(motion, 1)
     engine = motion.potential.engine
-    plan, kick, builds = engine.plan, motion._second_half, motion.neighbors.num_builds
+    plan, kick, builds = engine.plan, motion.integration.calls, motion.neighbors.num_builds
     advance(motion, 3)
     assert motion.neighbors.num_builds == builds + 3
-    assert engine.plan is plan and motion._second_half is kick
+    assert engine.plan is plan and motion.integration.calls is kick
 
 
 def test_launches_of_a_step_are_these():

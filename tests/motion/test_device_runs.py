@@ -119,8 +119,8 @@ def test_a_frame_is_written_while_the_next_step_is_computed(start, monkeypatch, 
 
 
 def test_a_restart_gives_the_bits_of_an_uninterrupted_run(start):
-    """Stopped in the middle, continued with another skin and another number of steps ahead."""
-    whole = start("whole")
+    """Stopped in the middle, continued with another skin, another number of steps ahead, and graphs."""
+    whole = start("whole", "cuda", "gpu.graphs=off")
     whole.run()
     first = start("parts")
     ask = iter([0.0, 0.0, TIME_IS_UP])
@@ -128,7 +128,7 @@ def test_a_restart_gives_the_bits_of_an_uninterrupted_run(start):
     with pytest.raises(RunStopped):
         first.run()
     assert 0 < first.step < 8
-    start("parts", "cuda", "neighbors.skin_A=0.6", "gpu.steps_ahead=2", restart="").run()
+    start("parts", "cuda", "neighbors.skin_A=0.6", "gpu.steps_ahead=2", "gpu.graphs=on", restart="").run()
     found, expected = frames(start.folder / "parts"), frames(start.folder / "whole")
     for name, values in expected.items():
         assert np.array_equal(found[name], values), name
@@ -164,3 +164,4 @@ def test_the_banner_names_gpus_and_the_way_of_ghosts(start, capsys):
     simulation.describe()
     told = capsys.readouterr().out
     assert "GPUs" in told and "0: here" in told and "halo" in told and "host" in told and "steps ahead" in told
+    assert "CUDA graphs" in told and "none: with gpu.images_travel ghosts go through the transport" in told

@@ -35,9 +35,19 @@ def test_steps_are_those_of_the_cpu(bath):
 @pytest.mark.parametrize("bath", [False, True], ids=["nve", "langevin"])
 def test_how_steps_are_launched_does_not_change_a_bit(bath):
     runs = []
-    for options in ({"steps_ahead": 1}, {"steps_ahead": 20}, {"images_travel": True}, {"skin": 0.0}, {"skin": 0.8}):
+    for options in (
+        {"steps_ahead": 1, "graphs": "off"},
+        {"steps_ahead": 20, "graphs": "off"},
+        {"steps_ahead": 20, "graphs": "on"},
+        {"images_travel": True},
+        {"skin": 0.0, "graphs": "on"},
+        {"skin": 0.5},
+        {"skin": 0.8},
+        {"skin": 1.0},
+    ):
         motion = on_gpu(bath=bath, **options)
         advance(motion, 40)
+        assert options.get("graphs") != "on" or motion.graph.num_launches > 0
         runs.append(state(motion))
     for found in runs:
         assert_same_bits(found, runs[0])
@@ -69,10 +79,11 @@ def test_nccl_carries_the_same_bits():
     assert_same_bits(runs[1], runs[0])
 
 
-def test_a_steady_step_allocates_nothing_and_copies_the_control_words_alone(monkeypatch):
+@pytest.mark.parametrize("graphs", ["on", "off"])
+def test_a_steady_step_allocates_nothing_and_copies_the_control_words_alone(graphs, monkeypatch):
     import cupy
 
-    motion = on_gpu(steps_ahead=5, skin=2.0)
+    motion = on_gpu(steps_ahead=5, skin=2.0, graphs=graphs)
     advance(motion, 6)
     copied = []
     download = motion.executor.download
@@ -91,3 +102,4 @@ def test_a_steady_step_allocates_nothing_and_copies_the_control_words_alone(monk
     assert found.step == 11 and motion.neighbors.num_builds == 1
     assert counter.allocations == 0
     assert copied == [128]
+    assert motion.graph.num_launches == (9 if graphs == "on" else 0)  # all plain steps but the first

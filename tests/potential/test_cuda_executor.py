@@ -25,6 +25,7 @@ from support.stage_reference import over_bounds, replay
 
 from allegro_sim.dynamics.guard import Limits
 from allegro_sim.errors import DeviceError
+from allegro_sim.gpu.module import KERNELS, module_source
 from allegro_sim.potential.cuda.device import Device
 from allegro_sim.potential.cuda.plan import Launch, Product
 from allegro_sim.potential.cuda.potential import CudaPotential
@@ -87,12 +88,14 @@ KEPT = ("ids", "positions", "velocities", "forces")
 
 @pytest.mark.parametrize("bath", [False, True], ids=["nve", "langevin"])
 def test_a_step_on_the_device_is_that_of_the_plan(bath, monkeypatch):
-    """Everything of a run: new lists, ghosts, steps ahead, sums, and what is copied to the host."""
+    """Everything of a run: new lists, ghosts that travel or are copied, steps ahead, graphs, sums, copies down."""
     module = stand_in.load_executor(monkeypatch)
     runs = []
     for executor in (module.CudaExecutor(DEVICE), None):
         limits = Limits(1.0, force=1e3, distances=np.full((2, 2), 0.1))
-        motion = make(periodic_case(), bath=bath, limits=limits, images_travel=True, executor=executor)
+        graphs = "on" if bath and executor else "off"
+        options = {"images_travel": not bath, "graphs": graphs}
+        motion = make(periodic_case(), bath=bath, limits=limits, executor=executor, **options)
         advance(motion, 3)
         kept = [{name: motion.rows.owned(name).copy() for name in KEPT}]
         snapshots = [motion.snapshot(KEPT[1:])]
@@ -108,7 +111,34 @@ def test_a_step_on_the_device_is_that_of_the_plan(bath, monkeypatch):
         assert not np.array_equal(kept[0]["positions"], kept[1]["positions"])
         assert motion.neighbors.num_builds > 1
         assert motion.neighbors.closest_pair()[0] > 0.0
+        assert stand_in.launched.count("graph") == motion.graph.num_launches or not executor
+        assert (motion.graph.num_launches > 0) == (graphs == "on")
     assert_same_bits(runs[0], runs[1])
+
+
+def test_a_graph_keeps_numbers_of_its_capture_and_nothing_else_may_happen_meanwhile(monkeypatch):
+    executor = stand_in.load_executor(monkeypatch).CudaExecutor(DEVICE)
+    executor.load_module(module_source(), KERNELS)
+    sums, energies = executor.allocate(2 * 12, np.dtype(np.int64)), executor.allocate(4, np.dtype(np.float64))
+    sums = sums.reshape(12, 2)
+    executor.upload(energies, np.arange(4.0))
+    number = np.int32(3)
+    call = executor.call("energy_sum", 3, sums, energies, number)
+    graph = executor.capture(call)
+    assert not executor.download(sums).any()
+    graph.launch()
+    once = executor.download(sums).copy()
+    assert once.any()
+    for forbidden in (
+        lambda: executor.allocate(1, np.dtype(np.int64)),
+        lambda: executor.upload(energies, np.zeros(4)),
+        lambda: executor.download(sums),
+        executor.release,
+        lambda: executor.arrays.cumsum(energies),
+    ):
+        with pytest.raises(DeviceError, match=r"a stand-in .* refuses a step as one CUDA graph"):
+            executor.capture(forbidden)
+        executor.download(sums)  # the capture is over
 
 
 def test_no_atoms_at_all_are_no_launches_on_null_pointers(monkeypatch):
@@ -180,6 +210,7 @@ def test_constants_and_classes_are_cupys():
 
     for name, value in stand_in.constants.items():
         assert int(getattr(cupy.cuda.cublas, name)) == value, name
+    assert int(cupy.cuda.runtime.streamCaptureModeThreadLocal) == stand_in.CAPTURE_THREAD_LOCAL
     assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
     for of, name in (("cublas", "CUBLASError"), ("driver", "CUDADriverError"), ("runtime", "CUDARuntimeError")):
         assert issubclass(getattr(getattr(cupy.cuda, of), name), RuntimeError)
@@ -193,6 +224,9 @@ def test_constants_and_classes_are_cupys():
         ("(self)", cupy.cuda.Event.synchronize),
         ("(self)", cupy.cuda.Device.use),
         ("(size_t size) -> PinnedMemoryPointer", cupy.cuda.alloc_pinned_memory),
+        ("begin_capture(self, mode=None)", cupy.cuda.Stream.begin_capture),
+        ("end_capture(self)", cupy.cuda.Stream.end_capture),
+        ("launch(self, stream=None)", cupy.cuda.Graph.launch),
     ):
         assert text in method.__doc__
     # What gpu_report_device.py calls besides.
@@ -222,6 +256,7 @@ REAL_NUMBA = """
 import inspect
 from numba import cuda
 from numba.cuda import api
+from numba.cuda.cudadrv.driver import CudaAPIError
 assert list(inspect.signature(cuda.external_stream).parameters) == ["ptr"]
 assert list(inspect.signature(cuda.as_cuda_array).parameters) == ["obj", "sync"]
 from allegro_sim.kernels.numba_cuda.catalogue import KERNELS

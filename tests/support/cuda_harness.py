@@ -19,6 +19,7 @@ from support.cuda_runner import CpuModule
 from support.mixed_reference import truncate_to_tf32
 
 from allegro_sim.cell import Cell
+from allegro_sim.errors import DeviceError
 from allegro_sim.evaluation import Evaluation, Evaluator
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.potential.cuda.device import OutOfDeviceMemory
@@ -51,6 +52,26 @@ class HostDevice:
 
     def __str__(self) -> str:
         return "CPU runner"
+
+
+class CaptureRefused(Exception):
+    """What a driver refuses while a graph is captured."""
+
+
+class HostGraph:
+    """Launches that were captured, with their arguments; num_launches: how often."""
+
+    def __init__(self, launches: list[Callable[[], None]]) -> None:
+        self._launches = launches
+        self.num_launches = 0
+
+    def __len__(self) -> int:
+        return len(self._launches)
+
+    def launch(self) -> None:
+        self.num_launches += 1
+        for run in self._launches:
+            run()
 
 
 class HostBound:
@@ -88,7 +109,8 @@ class HostExecutor:
 
     order, block_order, sanitize, optimize: see `CpuModule`. memory_limit: bytes that may be allocated at a time; above
     it an allocation fails as on a GPU. executed: every operation that was run, in order. copies: (direction, bytes).
-    called: every kernel that `call` launched. pinned: bytes of each array of page-locked memory.
+    called: every kernel that `call` launched, also as part of a graph. launches: kernels launched one by one.
+    graphs: those captured. pinned: bytes of each array of page-locked memory.
     """
 
     order: str = "forward"
@@ -101,6 +123,8 @@ class HostExecutor:
     copies: list[tuple[str, int]] = field(default_factory=list)
     called: list[str] = field(default_factory=list)
     pinned: list[int] = field(default_factory=list)
+    launches: int = 0
+    graphs: list[HostGraph] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         from numba import cuda
@@ -110,13 +134,45 @@ class HostExecutor:
         self._memory: dict[int, tuple[np.ndarray, int, int]] = {}  # by the address of the array
         self.module: CpuModule | None = None
         self._modules: dict[str, CpuModule] = {}
+        self._captured: list[Callable[[], None]] | None = None
+        self._ran: set[Any] = set()
         self._index = {name: cuda.jit(signature)(python) for name, (python, signature) in KERNELS.items()}
 
     arrays = np
 
-    @staticmethod
-    def working():
+    def working(self):
+        self._refuse_in_capture("an operation of whole arrays")
         return nullcontext()
+
+    # --- graphs -------------------------------------------------------------------------------------------------------
+
+    def capture(self, launches: Callable[[], None]) -> HostGraph:
+        """As on a GPU: nothing runs, arguments are those of now, and whatever else is asked for is refused."""
+        assert self._captured is None
+        self._captured = []
+        try:
+            launches()
+            self.graphs.append(HostGraph(self._captured))
+        except CaptureRefused as error:
+            raise DeviceError(f"{self.device} refuses a step as one CUDA graph ({error})") from None
+        finally:
+            self._captured = None
+        return self.graphs[-1]
+
+    def _refuse_in_capture(self, what: str) -> None:
+        if self._captured is not None:
+            raise CaptureRefused(f"{what} while a graph is captured")
+
+    def _launch(self, kernel: str, run: Callable[[], None]) -> None:
+        """Run a kernel, or keep it for the graph that is being captured. All arguments in `run` are values of now."""
+        if self._captured is None:
+            self._ran.add(kernel)
+            self.launches += 1
+            run()
+        elif kernel not in self._ran:
+            self._refuse_in_capture(f"{kernel} was never run, and would be loaded")
+        else:
+            self._captured.append(run)
 
     def load_module(self, source: str, kernels: Mapping[str, int]) -> None:
         module = CpuModule(source, order=self.order, block_order=self.block_order, optimize=self.optimize)
@@ -130,11 +186,16 @@ class HostExecutor:
         if kernel in self._index:
             # No more threads than there is work for: each is a thread of Python.
             block = min(THREADS, max(threads, 1))
-            return lambda: (self.called.append(kernel), self._run_index(kernel, grid, block, arguments))
-        return lambda: self._run_module(kernel, grid, arguments)
+            run = partial(self._run_called, kernel, partial(self._run_index, kernel, grid, block, arguments))
+        else:
+            run = partial(self._run_called, kernel, partial(self._run_module, kernel, grid, arguments))
+        return partial(self._launch, kernel, run)
+
+    def _run_called(self, kernel: str, run: Callable[[], None]) -> None:
+        self.called.append(kernel)
+        run()
 
     def _run_module(self, kernel: str, grid: int, arguments: Sequence[Any]) -> None:
-        self.called.append(kernel)
         self._modules[kernel].launch(kernel, (grid,), (THREADS,), arguments)
 
     def _run_index(self, kernel: str, grid: int, block: int, arguments: Sequence[Any]) -> None:
@@ -157,6 +218,7 @@ class HostExecutor:
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def allocate(self, count: int, dtype: Any) -> np.ndarray:
+        self._refuse_in_capture("an allocation")
         dtype = np.dtype(dtype)
         nbytes = count * dtype.itemsize
         if nbytes > self.memory_limit:
@@ -169,7 +231,7 @@ class HostExecutor:
         return array
 
     def release(self) -> None:
-        pass
+        self._refuse_in_capture("a wait")
 
     def check_guards(self, operation: Operation | None = None, arrays: Mapping[str, np.ndarray] | None = None) -> None:
         """Nothing was written before the start or after the end of the arrays of an operation, or of any array."""
@@ -184,10 +246,12 @@ class HostExecutor:
                     raise AssertionError(f"{operation or 'some kernel'} wrote outside of {name}, {nbytes} bytes")
 
     def upload(self, array: np.ndarray, values: np.ndarray) -> None:
+        self._refuse_in_capture("a copy to the device")
         self.copies.append(("to the device", array.nbytes))
         array[...] = np.asarray(values, array.dtype).reshape(array.shape)
 
     def download(self, array: np.ndarray) -> np.ndarray:
+        self._refuse_in_capture("a copy to the host")
         self.copies.append(("to the host", array.nbytes))
         return array.copy()
 
@@ -229,13 +293,17 @@ class HostExecutor:
     def run(
         self, operation: Operation, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, ctypes.c_int32]
     ) -> None:
-        self.executed.append(operation)
-        self._run(operation, arrays, numbers)
-        self.check_guards(operation, arrays)
+        if isinstance(operation, Product):
+            self._refuse_in_capture("cuBLAS")
+            self._run(operation, arrays, numbers)
+        else:
+            now = {name: ctypes.c_int32(number.value) for name, number in numbers.items()}
+            self._launch(operation.kernel, partial(self._run, operation, arrays, now))
 
     def _run(
         self, operation: Operation, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, ctypes.c_int32]
     ) -> None:
+        self.executed.append(operation)
         if isinstance(operation, Product):
             self._multiply(operation, arrays)
         else:
@@ -246,6 +314,7 @@ class HostExecutor:
                 assert isinstance(operation, Launch) and self.module is not None
                 grid, block = (operation.grid,), (operation.block,)
                 self.module.launch(operation.kernel, grid, block, values, operation.shared_bytes)
+        self.check_guards(operation, arrays)
 
     @staticmethod
     def _value(argument: Any, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, ctypes.c_int32]) -> Any:

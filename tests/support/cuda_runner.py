@@ -169,6 +169,10 @@ class CpuModule:
         if message:
             raise KernelError(f"{name}: {message}")
 
+    def parameter_bytes(self, kernel: int) -> list[int]:
+        """Size of each parameter's value, of the kernel with this number."""
+        return [8 if p.is_pointer else int(p.code[1:]) for p in self._parameters[kernel]]
+
     def counters(self) -> dict[str, Traffic] | None:
         """Traffic of each kernel, or None if the module does not count."""
         if not self._count_bytes:

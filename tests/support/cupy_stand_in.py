@@ -16,6 +16,8 @@ import importlib
 import sys
 import threading
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -33,6 +35,44 @@ DEFAULT_SHARED_BYTES = 48 * 1024
 MAX_DYNAMIC_SHARED_SIZE = 8  # CUfunction_attribute_enum of cuda.h
 
 
+class CUDARuntimeError(RuntimeError):
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+CAPTURE_UNSUPPORTED = 900  # cudaErrorStreamCaptureUnsupported
+CAPTURE_THREAD_LOCAL = 1  # cudaStreamCaptureModeThreadLocal
+_captured: list[list[Callable[[], None]]] = []
+"""The launches of the capture that is going on, if one is."""
+
+
+def _refuse_in_capture() -> None:
+    if _captured:
+        raise CUDARuntimeError(CAPTURE_UNSUPPORTED)
+
+
+class Graph:
+    """Launches with the values that their arguments had at the capture."""
+
+    def __init__(self, launches: list[Callable[[], None]]) -> None:
+        self._launches = launches
+
+    def launch(self, stream: Any = None) -> None:
+        assert stream.ptr == STREAM
+        assert not _captured
+        launched.append("graph")
+        for run in self._launches:
+            run()
+
+
+def _launch(run: Callable[[], None]) -> None:
+    if _captured:
+        _captured[-1].append(run)
+    else:
+        run()
+
+
 class DeviceArray(np.ndarray):
     """NumPy's array with what CuPy's has and it has not."""
 
@@ -41,6 +81,7 @@ class DeviceArray(np.ndarray):
         return SimpleNamespace(ptr=self.__array_interface__["data"][0] if self.size else 0)
 
     def set(self, arr: np.ndarray, stream: Any = None) -> None:
+        _refuse_in_capture()
         assert type(arr) is np.ndarray
         assert arr.dtype == self.dtype
         assert arr.shape == self.shape
@@ -49,6 +90,7 @@ class DeviceArray(np.ndarray):
 
     def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
         """Where nobody waits, the values of now arrive when an event that was recorded after is waited for."""
+        _refuse_in_capture()
         assert stream.ptr == STREAM
         values = np.array(self, subok=False)
         if out is None:
@@ -132,7 +174,15 @@ class Stream:
         self.current.pop()
 
     def synchronize(self) -> None:
-        pass
+        _refuse_in_capture()
+
+    def begin_capture(self, mode: Any = None) -> None:
+        assert mode == CAPTURE_THREAD_LOCAL, "the writer's thread may wait meanwhile"
+        assert not _captured
+        _captured.append([])
+
+    def end_capture(self) -> Graph:
+        return Graph(_captured.pop())
 
 
 class Module:
@@ -164,9 +214,24 @@ def launchKernel(
     sizes = (grid_dim_x, grid_dim_y, grid_dim_z, block_dim_x, block_dim_y, block_dim_z)
     library = runner._engine
     assert isinstance(library, Library)
-    launched.append(runner.kernels[kernel])
-    message = library.run_pointers(kernel, sizes, shared_mem_bytes, kernel_params)
-    assert not message, message
+
+    def run(pointers: int = kernel_params, _kept: Any = None) -> None:
+        launched.append(runner.kernels[kernel])
+        message = library.run_pointers(kernel, sizes, shared_mem_bytes, pointers)
+        assert not message, message
+
+    if _captured:
+        # The driver copies the values that the pointers lead to; a graph has no others.
+        sizes_of = runner.parameter_bytes(kernel)
+        places = (ctypes.c_void_p * len(sizes_of)).from_address(kernel_params)
+        values = [
+            ctypes.create_string_buffer(ctypes.string_at(place, size), size)
+            for place, size in zip(places, sizes_of, strict=True)
+        ]
+        kept = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        _launch(partial(run, ctypes.addressof(kept), (kept, values)))
+    else:
+        run()
 
 
 def funcSetAttribute(f: int, attribute: int, value: int) -> None:
@@ -189,6 +254,7 @@ def gemmEx(
     Btype: int, ldb: int, beta: int, C: int, Ctype: int, ldc: int, computeType: int, algo: int,
 ) -> None:  # fmt: skip
     """C (m, n) = alpha A (m, k) B (k, n) + beta C, columns lda, ldb, ldc numbers apart; each sum in the order of k."""
+    _refuse_in_capture()
     assert handle == create()
     assert Stream.current[-1] == STREAM
     assert (transa, transb, algo) == (constants["CUBLAS_OP_N"], constants["CUBLAS_OP_N"], -1)
@@ -248,6 +314,7 @@ class OutOfMemoryError(MemoryError):
 
 
 def zeros(shape: int, dtype: Any = float, order: str = "C") -> DeviceArray:
+    _refuse_in_capture()
     assert Stream.current[-1] == STREAM, "zeros on another stream would not wait for this one"
     if np.prod(shape) * np.dtype(dtype).itemsize > memory_limit[0]:
         raise OutOfMemoryError
@@ -266,7 +333,10 @@ class _IndexKernel:
     def __getitem__(self, configuration: tuple[int, int, int]) -> Any:
         grid, block, stream = configuration
         assert stream == STREAM
-        return lambda *values: self._kernel[grid, block](*map(_shared, values))
+        return lambda *values: _launch(partial(self._run, grid, block, tuple(values)))
+
+    def _run(self, grid: int, block: int, values: tuple[Any, ...]) -> None:
+        self._kernel[grid, block](*map(_shared, values))
 
 
 def _shared(value: Any) -> Any:
@@ -283,6 +353,7 @@ class _Cupy(ModuleType):
         function = getattr(np, name)
 
         def call(*values: Any, **options: Any) -> Any:
+            _refuse_in_capture()
             assert Stream.current[-1] == STREAM, f"{name} on another stream would not wait for this one"
             found = function(*values, **options)
             return found.view(DeviceArray) if isinstance(found, np.ndarray) else found
@@ -325,6 +396,7 @@ def load_executor(monkeypatch: pytest.MonkeyPatch) -> Any:
     under_way.clear()
     current_device.clear()
     GpuNumber(DEVICE).use()
+    _captured.clear()
     memory_limit[0] = 2**40
     cupy, cuda = _Cupy("cupy"), ModuleType("cupy.cuda")
     driver = SimpleNamespace(
@@ -332,7 +404,12 @@ def load_executor(monkeypatch: pytest.MonkeyPatch) -> Any:
     )
     cuda.__dict__.update(
         driver=driver,
-        runtime=SimpleNamespace(memsetAsync=memsetAsync, getDevice=getDevice, CUDARuntimeError=CUDARuntimeError),
+        runtime=SimpleNamespace(
+            memsetAsync=memsetAsync,
+            getDevice=getDevice,
+            CUDARuntimeError=CUDARuntimeError,
+            streamCaptureModeThreadLocal=CAPTURE_THREAD_LOCAL,
+        ),
         cublas=SimpleNamespace(create=create, gemmEx=gemmEx, CUBLASError=CUBLASError, **constants),
         function=SimpleNamespace(Module=Module),
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),

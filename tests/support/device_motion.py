@@ -67,6 +67,7 @@ def make(
     steps_ahead: int = 4,
     images_travel: bool = False,
     transport: str = "host",
+    graphs: str = "auto",
     chunk_edges: int = 256,
     start: int = 0,
     executor: Any = None,
@@ -93,7 +94,9 @@ def make(
     if device == "cpu":
         motion = HostMotion(parts)
     else:
-        motion = make_motion(parts, steps_ahead=steps_ahead, transport=transport, images_travel=images_travel)
+        motion = make_motion(
+            parts, steps_ahead=steps_ahead, transport=transport, images_travel=images_travel, graphs=graphs
+        )
     motion.place()
     motion.atoms()
     motion.start(start)

@@ -23,6 +23,12 @@ MIN_ROWS = 1024
 """Fewest rows to retry with when memory runs out."""
 
 
+class Graph(Protocol):
+    """Launches that were captured."""
+
+    def launch(self) -> None: ...
+
+
 class Executor(Protocol):
     """What runs a plan: `executor.CudaExecutor`."""
 
@@ -39,6 +45,7 @@ class Executor(Protocol):
     def download(self, array: Any) -> np.ndarray: ...
     def allocate_pinned(self, count: int, dtype: np.dtype) -> np.ndarray: ...
     def begin_download(self, copies: Sequence[tuple[Any, np.ndarray]]) -> Callable[[], None]: ...
+    def capture(self, launches: Callable[[], None]) -> Graph: ...
     def bind(self, plan: Plan, arrays: Mapping[str, Any]) -> Any: ...
 
 

@@ -6,6 +6,7 @@ that `begin_download` returns.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,9 @@ import cupy
 import numpy as np
 from cupy.cuda import driver
 from numba import cuda as numba_cuda
+from numba.cuda.cudadrv.driver import CudaAPIError
 
+from allegro_sim.errors import DeviceError
 from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
 from allegro_sim.kernels.numba_cuda.compilation import compiled_kernel
 from allegro_sim.potential.cuda.compile import load_or_compile
@@ -57,6 +60,17 @@ class BoundPlan:
         """What the next launches of `edge_forces` add up besides forces."""
         self.numbers["want_virial"].value = virial
         self.numbers["want_atom_virials"].value = atom_virials
+
+
+class Graph:
+    """Launches that were captured; the arrays they were given must live as long."""
+
+    def __init__(self, graph: Any, stream: cupy.cuda.Stream) -> None:
+        self._graph, self._stream = graph, stream
+
+    def launch(self) -> None:
+        """All of it, in order, after what was launched before."""
+        self._graph.launch(self._stream)
 
 
 class CudaExecutor:
@@ -181,6 +195,29 @@ class CudaExecutor:
             for value in arguments
         ]
         return self._launcher(kernel, grid, _THREADS, 0, places)
+
+    def capture(self, launches: Callable[[], None]) -> Graph:
+        """What `launches` launches, as one graph with the arguments of now; nothing runs yet.
+
+        Whatever waits, copies or allocates is refused by the driver meanwhile, and so are kernels that were never run.
+        Work of other threads on other streams goes on.
+
+        Raises
+        ------
+        DeviceError : the driver refuses something
+        """
+        refusals = (cupy.cuda.runtime.CUDARuntimeError, driver.CUDADriverError, CudaAPIError)
+        try:
+            self.stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
+            try:
+                launches()
+            except BaseException:
+                with contextlib.suppress(*refusals):  # what was refused first is what to tell
+                    self.stream.end_capture()
+                raise
+            return Graph(self.stream.end_capture(), self.stream)
+        except refusals as error:
+            raise DeviceError(f"{self.device} refuses a step as one CUDA graph ({error})") from None
 
     # --- launches -----------------------------------------------------------------------------------------------------
 

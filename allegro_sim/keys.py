@@ -176,9 +176,10 @@ KEYS: tuple[Key, ...] = (
         "transport",
         "text",
         "auto",
-        "how ghosts get from rank to rank: through the host's memory and MPI, or from GPU to GPU by NCCL (a GPU for "
-        "each rank); `auto` is `nccl` where that can be",
-        choices=("auto", "host", "nccl"),
+        "how ghosts get from rank to rank: through the host's memory and MPI, from GPU to GPU by NCCL (a GPU for "
+        "each rank), or by an MPI library that takes memory of GPUs (`cuda-aware`: untested on hardware; a probe is "
+        "sent at the start); `auto` is `nccl` where that can be, else `host`",
+        choices=("auto", "host", "nccl", "cuda-aware"),
     ),
     Key(
         "gpu",

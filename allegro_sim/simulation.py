@@ -235,6 +235,7 @@ class Simulation:
             transport=gpu.transport,
             images_travel=gpu.images_travel,
             graphs=gpu.graphs,
+            warn=self.screen.warning,
         )
 
     def _host_motion(self) -> HostMotion:

@@ -134,7 +134,10 @@ class DeviceMotion:
         self._bind()
         table = self.potential.engine.table
         places = self.comm.allgather(f"{self.comm.rank}: {self.executor.device.place}")
-        halo = "copies on the GPU" if self._alone and not self.bricks.num_travelling else self.bricks.transport.name
+        transport = self.bricks.transport
+        halo = f"{transport.name}: {transport.note}"
+        if self._alone and not self.bricks.num_travelling:
+            halo = "copies on the GPU"
         return [
             ("GPUs", "; ".join(places)),
             ("halo", halo),

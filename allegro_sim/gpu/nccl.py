@@ -25,6 +25,7 @@ class NcclTransport:
     """Grouped sends and receives; nothing waits for the host. Collective to create: one GPU a rank."""
 
     name = "nccl"
+    note = "from GPU to GPU"
     waits = False
 
     def __init__(self, comm: Comm, executor: Executor) -> None:

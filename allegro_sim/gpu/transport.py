@@ -2,12 +2,14 @@
 
     host        copies through memory of the host, and MPI; always there, also for several ranks on one GPU
     nccl        NVIDIA's NCCL, from GPU to GPU; a GPU for each rank
+    cuda-aware  an MPI library that takes memory of GPUs; only where it is asked for, never tried on hardware
 
 `choose_transport` is the one place where the choice is made.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,13 +18,15 @@ from allegro_sim.errors import DeviceError
 from allegro_sim.parallel.comm import Comm
 from allegro_sim.potential.cuda.engine import Executor
 
-TRANSPORTS = ("auto", "host", "nccl")
+TRANSPORTS = ("auto", "host", "nccl", "cuda-aware")
 
 
 class Transport(Protocol):
     """Exchange of rows between ranks."""
 
     name: str
+    note: str
+    """For the banner, or nothing."""
     waits: bool
     """Whether the host waits inside `exchange` for what was launched before."""
 
@@ -39,6 +43,7 @@ class HostTransport:
     """Through the host: a copy down, MPI, a copy up."""
 
     name = "host"
+    note = "copies through memory of the host, and MPI"
     waits = True
 
     def __init__(self, comm: Comm, executor: Executor) -> None:
@@ -52,19 +57,26 @@ class HostTransport:
             self._executor.upload(receive, incoming)
 
 
-def choose_transport(name: str, comm: Comm, executor: Executor, *, gpus_shared: bool) -> Transport:
+def choose_transport(
+    name: str, comm: Comm, executor: Executor, *, gpus_shared: bool, warn: Callable[[str], None]
+) -> Transport:
     """The transport that `name` stands for: "auto" is NCCL where every rank has a GPU of its own, else the host.
 
-    gpus_shared: whether two ranks of this run use one GPU.
+    gpus_shared: whether two ranks of this run use one GPU; warn: gets what is to be said before a choice is tried.
+    Collective.
 
     Raises
     ------
-    DeviceError : "nccl", and it is not there or ranks share a GPU
+    DeviceError : "nccl", and it is not there or ranks share a GPU; "cuda-aware", and MPI does not take memory of GPUs
     """
     if name not in TRANSPORTS:
         raise DeviceError(f"transport {name!r} is unknown; choose one of {', '.join(TRANSPORTS)}")
     if name == "host" or (name == "auto" and (comm.size == 1 or gpus_shared)):
         return HostTransport(comm, executor)
+    if name == "cuda-aware":
+        from allegro_sim.gpu.cuda_aware import CudaAwareTransport
+
+        return CudaAwareTransport(comm, executor, warn)
     if gpus_shared:
         raise DeviceError(
             'transport "nccl" needs a GPU for each rank, and ranks of this run share one: start fewer ranks, or use '

@@ -5,6 +5,7 @@ MPI is initialised by `world()` and by nothing else: importing this module, or a
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ import numpy as np
 from allegro_sim.errors import AllegroSimError, LauncherError
 
 _POLL_SECONDS = 0.02
+_GPU_SUPPORT_CUDA = 0  # MPIX_GPU_SUPPORT_CUDA of MPICH's mpi.h
 _LAST_WORDS_SECONDS = 1.0
 """Between a message and the end of all ranks: MPICH's launcher drops what it has not passed on by then."""
 
@@ -73,8 +75,22 @@ class SerialComm:
         """Send rows to, and receive rows from, those ranks where there are any (overwrites `receive`).
 
         send, receive: (n, ...), C-contiguous, rows sorted by rank; counts: int64 (ranks,), how many go to, or come
-        from, each rank; this rank's own among them.
+        from, each rank; this rank's own among them. Arrays of a device must have __cuda_array_interface__.
         """
+        receive[...] = send
+
+    def takes_device_memory(self) -> bool | None:
+        """Whether the MPI library says that it takes memory of CUDA devices; None where it does not say."""
+        return None
+
+    @property
+    def library(self) -> str:
+        """Name and version of the MPI library."""
+        return "no MPI"
+
+    def shift(self, send: np.ndarray, receive: np.ndarray, distance: int) -> None:
+        """`send` to the rank that is `distance` further, also if that is this one, by MPI itself, and `receive` from
+        the rank as far before (collective; overwrites). Arrays of the host, or with __cuda_array_interface__."""
         receive[...] = send
 
     def send_recv(
@@ -187,6 +203,25 @@ class MpiComm(SerialComm):
             if rank != self.rank:
                 requests.append(self._comm.Isend(send[starts[0][rank] : starts[0][rank + 1]], dest=int(rank)))
         self._mpi.Request.Waitall(requests)
+
+    def takes_device_memory(self) -> bool | None:
+        # Extensions of Open MPI and MPICH, found among what mpi4py's own module was linked to.
+        library = ctypes.CDLL(self._mpi.__file__)
+        answer = ctypes.c_int(0)
+        if hasattr(library, "MPIX_Query_cuda_support"):
+            return bool(library.MPIX_Query_cuda_support())
+        if hasattr(library, "MPIX_GPU_query_support"):
+            failed = library.MPIX_GPU_query_support(_GPU_SUPPORT_CUDA, ctypes.byref(answer))
+            return None if failed else bool(answer.value)
+        return None
+
+    @property
+    def library(self) -> str:
+        return _first_line(self._mpi.Get_library_version())
+
+    def shift(self, send: np.ndarray, receive: np.ndarray, distance: int) -> None:
+        to, origin = (self.rank + distance) % self.size, (self.rank - distance) % self.size
+        self._comm.Sendrecv(send, to, recvbuf=receive, source=origin)
 
     def send_recv(
         self, rows: np.ndarray, dest: int | None, source: int | None, out: np.ndarray | None = None

@@ -144,7 +144,7 @@ def test_a_position_that_is_not_finite_is_a_fault():
 def test_nothing_but_scalars_crosses_in_a_steady_step():
     """The control words once for the steps launched ahead; no allocation; the host never waits in between; and once
     two plain steps are done, a single launch a step."""
-    motion = make(periodic_case(), steps_ahead=5, skin=2.0, graphs="on")
+    motion = make(periodic_case(), steps_ahead=12, skin=2.0, graphs="on")
     executor: HostExecutor = motion.executor
     advance(motion, 1)
     executor.copies.clear()

@@ -13,17 +13,33 @@ SCRIPT = Path(__file__).parents[1] / "support" / "device_ranks.py"
 pytestmark = [pytest.mark.mpi, pytest.mark.simulator]
 
 
-def test_ranks_agree(mpirun, tmp_path):
-    runs = []
-    for ranks in (1, 2, 3):
-        done = mpirun(ranks, sys.executable, SCRIPT, tmp_path / f"{ranks}.npz", timeout=300)
-        assert done.returncode == 0, done.stderr
-        runs.append(dict(np.load(tmp_path / f"{ranks}.npz")))
-    for found, ranks in zip(runs, (1, 2, 3), strict=True):
+def run(mpirun, path, ranks, transport="host", skin="0.1"):
+    done = mpirun(ranks, sys.executable, SCRIPT, path, transport, skin, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert ("several ranks share a GPU" in done.stderr) == (ranks > 1)
+    assert ("A probe is sent now" in done.stderr) == (transport == "cuda-aware")
+    return dict(np.load(path))
+
+
+def check(mpirun, tmp_path, cases):
+    expected = run(mpirun, tmp_path / "1.npz", 1)
+    for ranks, transport, skin in cases:
+        found = run(mpirun, tmp_path / f"{ranks}-{transport}-{skin}.npz", ranks, transport, skin)
         for name in ("nve", "langevin"):
-            assert found[f"{name}/builds"] > 1  # atoms have migrated
+            assert found[f"{name}/builds"] > 1 or skin != "0.1"  # atoms have migrated
             received = found[f"{name}/received"]
             assert len(received) == ranks and (ranks == 1 or received.any())
-        for key, values in runs[0].items():
-            if not key.endswith("received"):
-                assert np.array_equal(found[key], values), (ranks, key)
+        for key, values in expected.items():
+            if not key.endswith("received") and (skin == "0.1" or not key.endswith("builds")):
+                assert np.array_equal(found[key], values), (ranks, transport, skin, key)
+
+
+def test_ranks_agree(mpirun, tmp_path):
+    """Also where MPI is given the device's memory itself."""
+    check(mpirun, tmp_path, [(2, "cuda-aware", "0.1"), (3, "host", "0.1")])
+
+
+@pytest.mark.slow
+def test_more_ranks_and_wider_skins_agree(mpirun, tmp_path):
+    cases = [(4, "host", "0.1"), (4, "cuda-aware", "0.5"), (2, "host", "0.5"), (2, "host", "1.0"), (1, "host", "1.0")]
+    check(mpirun, tmp_path, cases)

@@ -83,7 +83,7 @@ def test_nccl_carries_the_same_bits():
 def test_a_steady_step_allocates_nothing_and_copies_the_control_words_alone(graphs, monkeypatch):
     import cupy
 
-    motion = on_gpu(steps_ahead=5, skin=2.0, graphs=graphs)
+    motion = on_gpu(steps_ahead=20, skin=2.0, graphs=graphs)
     advance(motion, 6)
     copied = []
     download = motion.executor.download

@@ -10,6 +10,7 @@ from support.cuda_harness import HostDevice, HostExecutor
 
 from allegro_sim.errors import DeviceError
 from allegro_sim.gpu import nccl as nccl_module
+from allegro_sim.gpu.cuda_aware import CudaAwareTransport
 from allegro_sim.gpu.nccl import NcclTransport
 from allegro_sim.gpu.transport import HostTransport, choose_transport
 from allegro_sim.parallel.comm import SerialComm
@@ -92,7 +93,9 @@ def test_the_transport_is_chosen_in_one_place(monkeypatch):
     alone, many = SerialComm(), ManyRanks()
 
     def choose(name, comm, shared=False):
-        return choose_transport(name, comm, executor, gpus_shared=shared).name
+        return choose_transport(name, comm, executor, gpus_shared=shared, warn=said.append).name
+
+    said = []
 
     assert choose("auto", alone) == choose("host", many) == choose("auto", many, shared=True) == "host"
     with pytest.raises(DeviceError, match="a GPU for each rank"):
@@ -106,3 +109,50 @@ def test_the_transport_is_chosen_in_one_place(monkeypatch):
     assert choose("auto", many) == choose("nccl", many) == "nccl"
     with pytest.raises(DeviceError, match="unknown"):
         choose("pigeon", many)
+    assert not said
+    # Of one rank alone the probe is a copy.
+    assert choose("cuda-aware", alone) == choose("cuda-aware", alone, shared=True) == "cuda-aware"
+    assert "untested on hardware" in said[0] and "probe is sent now" in said[0]
+
+
+class Library(SerialComm):
+    """A rank of one whose MPI library says what it is told to, and sends what it is told to."""
+
+    library = "Some MPI 1.0"
+
+    def __init__(self, says, falsifies=False):
+        self.says, self.falsifies, self.seen = says, falsifies, []
+
+    def takes_device_memory(self):
+        return self.says
+
+    def shift(self, send, receive, distance):
+        self.seen.append("probe")
+        receive[...] = send + (self.falsifies and len(send) > 1)
+
+    def exchange(self, send, send_counts, receive, receive_counts):
+        self.seen.append("exchange")
+        super().exchange(send, send_counts, receive, receive_counts)
+
+
+def test_an_mpi_that_does_not_take_memory_of_gpus_is_refused_before_the_first_step():
+    comm = Library(False)
+    with pytest.raises(DeviceError, match=r'Some MPI 1.0 says that it is not built for CUDA .* gpu.transport = "host"'):
+        CudaAwareTransport(comm, HostExecutor(), comm.seen.append)
+    assert comm.seen == []  # it was asked, and nothing was tried
+    comm = Library(None, falsifies=True)
+    with pytest.raises(DeviceError, match="1 messages of the probe came with other numbers than were sent"):
+        CudaAwareTransport(comm, HostExecutor(), comm.seen.append)
+    assert "if the run ends here without another word" in comm.seen[0] and comm.seen[1:] == ["probe", "probe"]
+
+
+def test_mpi_gets_device_arrays_after_the_stream_and_no_copies():
+    comm, executor = Library(True), HostExecutor()
+    transport = CudaAwareTransport(comm, executor, comm.seen.append)
+    executor.wait = lambda: comm.seen.append("wait")
+    executor.copies.clear()
+    comm.seen.clear()
+    send, receive = np.arange(12.0).reshape(4, 3), np.zeros((4, 3))
+    transport.exchange(send, np.array([4]), receive, np.array([4]))
+    assert np.array_equal(receive, send)
+    assert comm.seen == ["wait", "exchange"] and executor.copies == []

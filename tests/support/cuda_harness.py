@@ -109,8 +109,8 @@ class HostExecutor:
 
     order, block_order, sanitize, optimize: see `CpuModule`. memory_limit: bytes that may be allocated at a time; above
     it an allocation fails as on a GPU. executed: every operation that was run, in order. copies: (direction, bytes).
-    called: every kernel that `call` launched, also as part of a graph. launches: kernels launched one by one.
-    graphs: those captured. pinned: bytes of each array of page-locked memory.
+    called: every kernel that `call` launched, also as part of a graph. launches: kernels launched one by one. waits:
+    calls of `wait`. graphs: those captured. pinned: bytes of each array of page-locked memory.
     """
 
     order: str = "forward"
@@ -124,6 +124,7 @@ class HostExecutor:
     called: list[str] = field(default_factory=list)
     pinned: list[int] = field(default_factory=list)
     launches: int = 0
+    waits: int = 0
     graphs: list[HostGraph] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -229,6 +230,10 @@ class HostExecutor:
         array = memory[start : start + nbytes].view(dtype)
         array[:] = np.nan if dtype.kind == "f" else 0
         return array
+
+    def wait(self) -> None:
+        self._refuse_in_capture("a wait")
+        self.waits += 1
 
     def release(self) -> None:
         self._refuse_in_capture("a wait")

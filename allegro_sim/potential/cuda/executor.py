@@ -1,7 +1,7 @@
 """A plan on a GPU: CuPy holds memory, stream and module, Numba launches the index kernels, cuBLAS the wide products.
 
-Importing this loads CuPy. All work goes to one stream, in order; nothing here waits but `download`, and the function
-that `begin_download` returns.
+Importing this loads CuPy. All work goes to one stream, in order; what waits are `download`, `wait`, `release`, and the
+function that `begin_download` returns.
 """
 
 from __future__ import annotations
@@ -130,9 +130,13 @@ class CudaExecutor:
         except cupy.cuda.memory.OutOfMemoryError:
             raise OutOfDeviceMemory(count * np.dtype(dtype).itemsize) from None
 
+    def wait(self) -> None:
+        """For all that was launched."""
+        self.stream.synchronize()
+
     def release(self) -> None:
         """Give memory that no array holds any more back to the driver."""
-        self.stream.synchronize()
+        self.wait()
         cupy.get_default_memory_pool().free_all_blocks()
 
     def upload(self, array: cupy.ndarray, values: np.ndarray) -> None:

@@ -414,7 +414,7 @@ def _run(arguments: argparse.Namespace) -> int:
     elif arguments.phase == "md":
         from allegro_sim.tools.gpu_report_md import md_items
 
-        items = md_items(prepared.model, lambda: None)
+        items = md_items(prepared.model, lambda: None, prepared.dhfr)
     else:
         from allegro_sim.tools.gpu_report_upstream import upstream_items
 

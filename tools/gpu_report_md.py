@@ -3,7 +3,8 @@
     md/agree    `double` against the CPU: forces, and positions after 200 steps of NVE
     md/bits     the same bits however steps are launched, whatever the skin and the way of ghosts
     md/graphs   the same for the smallest box, with and without CUDA graphs (refused where products are cuBLAS's)
-    md/speed    steps/s with rebuilds, and what of a step is not the network: by model, ensemble and size
+    md/speed    steps/s with rebuilds, and what of a step is not the network: by model, ensemble and size of water; and
+                for DHFR in water, alone and in copies (inputs/dhfr)
     md/drift    slope of the total energy in NVE, by precision
     md/largest  the largest box of water that runs, by model
 
@@ -36,12 +37,15 @@ from allegro_sim.potential.cpu import CpuPotential
 from allegro_sim.potential.cuda.engine import Executor
 from allegro_sim.potential.cuda.potential import CudaPotential
 from allegro_sim.potential.interface import Potential
+from allegro_sim.structure import Structure, replicated_atoms, replicated_cell
 from allegro_sim.system import System
 from allegro_sim.timers import Timers
 from allegro_sim.tools.benchmark_models import water_box
 from allegro_sim.tools.gpu_report import Item
 
 MODELS = ("bundled", "medium", "sc23")
+DHFR_COPIES = {23_558: (1, 1, 1), 1_060_110: (3, 3, 5)}
+"""Atoms -> copies of DHFR in water along each vector of its cell."""
 SPEED_ATOMS = (192, 24_000, 192_000, 3072, 1_536_000)
 LARGEST_ATOMS = (6_291_456, 12_288_000, 24_000_000, 44_294_784, 87_654_336, 126_432_576)
 TEMPERATURE_K = 300.0
@@ -51,6 +55,10 @@ BLOCKS = 7
 
 AGREE_STEPS, AGREE_LARGEST = 200, 1e-7
 DRIFT_ATOMS, DRIFT_STEPS, DRIFT_EVERY = 576, 20_000, 50
+
+
+Box = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""positions (N, 3) Å, cell (3, 3) Å, types (N,)"""
 
 
 @dataclass(frozen=True)
@@ -67,16 +75,16 @@ class Options:
 def start_motion(
     model: AllegroModel,
     precision: str,
-    atoms: int,
+    atoms: int | Box,
     ensemble: str = "nve",
     options: Options | None = None,
     *,
     executor: Executor | None = None,
     device: str = "cuda",
 ) -> DeviceMotion | HostMotion:
-    """Water at 300 K, forces computed; executor: None for the GPU."""
+    """At 300 K, forces computed; atoms: of water, or a box; executor: None for the GPU."""
     options = options or Options()
-    positions, vectors, types = water_box(atoms, model)
+    positions, vectors, types = water_box(atoms, model) if isinstance(atoms, int) else atoms
     comm, cell, count = SerialComm(), Cell(vectors, True), len(types)
     system = System(cell, model.masses, count)
     system.set_owned(np.arange(count), types, positions, np.zeros((count, 3)))
@@ -124,8 +132,17 @@ def snapshot(motion: DeviceMotion | HostMotion) -> dict[str, np.ndarray]:
     return {name: getattr(system, name)[:owned][order] for name in ("positions", "velocities", "forces")}
 
 
-def md_items(models: Callable[[str], AllegroModel], executor: Callable[[], Executor | None]) -> Iterator[Item]:
-    """models: by name; executor: what to run on, anew for each item; None: the GPU."""
+def md_items(
+    models: Callable[[str], AllegroModel],
+    executor: Callable[[], Executor | None],
+    dhfr: Callable[[], tuple[AllegroModel, Structure]],
+) -> Iterator[Item]:
+    """models: by name; executor: what to run on, anew for each item; None: the GPU; dhfr: its model and structure."""
+
+    def dhfr_speed(atoms: int, ensemble: str) -> dict[str, Any]:
+        model, structure = dhfr()
+        return speed(model, copies_of(structure, DHFR_COPIES[atoms]), ensemble, executor)
+
     yield Item("md/agree/bundled", lambda: agree(models("bundled"), executor))
     for precision in ("mixed", "double"):
         yield Item(f"md/bits/bundled/{precision}", lambda p=precision: bits(models("bundled"), p, executor))
@@ -134,6 +151,9 @@ def md_items(models: Callable[[str], AllegroModel], executor: Callable[[], Execu
             for ensemble in ("nve", "langevin"):
                 key = f"md/speed/{name}/{ensemble}/{atoms}"
                 yield Item(key, lambda n=name, e=ensemble, a=atoms: speed(models(n), a, e, executor))
+    for atoms in DHFR_COPIES:
+        for ensemble in ("nve", "langevin"):
+            yield Item(f"md/speed/dhfr/{ensemble}/{atoms}", lambda e=ensemble, a=atoms: dhfr_speed(a, e))
     small = SPEED_ATOMS[0]
     for name in MODELS:
         for graphs in ("on", "off"):
@@ -144,6 +164,12 @@ def md_items(models: Callable[[str], AllegroModel], executor: Callable[[], Execu
     for name in ("bundled", "sc23"):
         for atoms in LARGEST_ATOMS:
             yield Item(f"md/largest/{name}/{atoms}", lambda n=name, a=atoms: largest(models(n), a, executor))
+
+
+def copies_of(structure: Structure, counts: tuple[int, int, int]) -> Box:
+    """So many copies along each vector of the cell."""
+    _, types, positions, _ = replicated_atoms(structure, counts)
+    return positions, replicated_cell(structure.cell, counts).vectors, types
 
 
 def agree(
@@ -207,7 +233,7 @@ def bits(
 
 def speed(
     model: AllegroModel,
-    atoms: int,
+    box: int | Box,
     ensemble: str,
     executor: Callable[[], Executor | None],
     precision: str = "mixed",
@@ -216,8 +242,9 @@ def speed(
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Seconds a step, rebuilds included, for each of BLOCKS; and of an evaluation of the network alone."""
-    motion = start_motion(model, precision, atoms, ensemble, options, executor=executor())
+    motion = start_motion(model, precision, box, ensemble, options, executor=executor())
     assert isinstance(motion, DeviceMotion)
+    atoms = motion.rows.num_owned
     steps = block or max(10, min(1000, 30_000_000 // atoms))
 
     def timed(call: Callable[[], None], count: int) -> float:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from allegro_sim.config import load_settings
 from allegro_sim.errors import InputError
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.model.reference import evaluate_structure
+from allegro_sim.model.weight_file import load_model
+from allegro_sim.parallel.comm import SerialComm
 from allegro_sim.parallel.cores import affinity
 from allegro_sim.potential.cuda.compile import FOLDER_VARIABLE, compile_module, module_name
 from allegro_sim.potential.cuda.device import MATRIX_UNITS
 from allegro_sim.potential.cuda.layout import Layout
+from allegro_sim.simulation import Simulation
+from allegro_sim.structure import Structure, read_structure
 from allegro_sim.tools.bench_upstream import commit
 from allegro_sim.tools.benchmark_models import MODELS, benchmark_model, water_box
 from allegro_sim.tools.compile_kernels import (
@@ -55,6 +62,10 @@ UPSTREAM_MEDIUM = {
     "avg_num_neighbors": 38.0,
 }
 """The medium model by upstream's own builder: its weights differ from ours, which changes no time."""
+
+
+DHFR = Path(__file__).resolve().parent.parent / "inputs" / "dhfr"
+DHFR_RELAXED = "dhfr.xyz"
 
 
 class Prepared:
@@ -98,6 +109,14 @@ class Prepared:
             return legacy_model(name.removeprefix(LEGACY_ZOO))
         return golden_model(name.removeprefix(ZOO))
 
+    def dhfr(self) -> tuple[AllegroModel, Structure]:
+        """Dihydrofolate reductase in water, relaxed, and its model."""
+        model = load_model(DHFR / "bio.h5")
+        path = self.folder / DHFR_RELAXED
+        if not path.exists():
+            raise InputError(f"{path}: not prepared; make the folder again with --phase prepare")
+        return model, read_structure(path, model=model)
+
     def expected(self) -> dict[str, Expected]:
         """References of the accuracy phase by name."""
         found = {}
@@ -128,6 +147,7 @@ def prepare(folder: Path, architectures: list[str], upstream_python: str | None,
     use_tests()
     _expect_water(expected)
     _expect_zoo(expected, cubins, architectures)
+    _relax_dhfr(folder)
     if upstream_python:
         _upstream_models(folder, upstream_python, bundled)
     (folder / "manifest.json").write_text(
@@ -169,6 +189,16 @@ def _expect_water(folder: Path) -> None:
         save(folder / f"{name}.npz", name, model, structure, exact)
 
 
+def _relax_dhfr(folder: Path) -> None:
+    """The minimisation with which inputs/dhfr/nvt.toml begins: the structure comes from another force field."""
+    if (folder / DHFR_RELAXED).exists():
+        return
+    with TemporaryDirectory() as place:
+        changes = ["run.steps=0", 'run.device="cpu"', f'output.directory="{place}/run"']
+        Simulation(load_settings(DHFR / "nvt.toml", changes), SerialComm()).run()
+        shutil.copyfile(Path(place) / "run" / "minimized.xyz", folder / DHFR_RELAXED)
+
+
 def _expect_zoo(folder: Path, cubins: Path, architectures: list[str]) -> None:
     from support.golden import MODELS as NAMES
     from support.golden import golden_model, golden_structure
@@ -189,6 +219,8 @@ def _expect_zoo(folder: Path, cubins: Path, architectures: list[str]) -> None:
         exact = evaluate_structure(model, *structure)
         save(folder / f"legacy-zoo-{name}.npz", LEGACY_ZOO + name, model, structure, exact)
         wanted.append(model)
+
+    wanted.append(load_model(DHFR / "bio.h5"))
 
     def keep(model: AllegroModel, precision: str, architecture: str) -> None:
         layout = Layout(model, precision, matrix_units=capability_of(architecture) in MATRIX_UNITS)

@@ -35,10 +35,12 @@ def make_motion(
     """
     assert isinstance(parts.potential, CudaPotential)
     executor, comm = parts.potential.engine.executor, parts.comm
-    places = Counter(comm.allgather(executor.device.place))
-    shared = {place: ranks for place, ranks in places.items() if ranks > 1}
+    device = executor.device
+    found = comm.allgather((device.identity, device.place))
+    ranks = Counter(identity for identity, _ in found)
+    shared = {place: ranks[identity] for identity, place in found if ranks[identity] > 1}
     if shared and comm.rank == 0:
-        listed = ", ".join(f"{ranks} on {place}" for place, ranks in shared.items())
+        listed = ", ".join(f"{count} on {place}" for place, count in shared.items())
         warn(f"several ranks share a GPU ({listed}): they wait for each other, and one rank a GPU is faster")
     chosen = choose_transport(transport, comm, executor, gpus_shared=bool(shared), warn=warn)
     return DeviceMotion(parts, transport=chosen, steps_ahead=steps_ahead, images_travel=images_travel, graphs=graphs)

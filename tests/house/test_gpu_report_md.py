@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from support.cuda_harness import HostExecutor
 from support.device_motion import periodic_case, small_model
 
+from allegro_sim.cell import Cell
 from allegro_sim.gpu import nccl
 from allegro_sim.motion import HostMotion
+from allegro_sim.structure import Structure
 from allegro_sim.tools import gpu_report_md as report
 
 pytestmark = pytest.mark.simulator
@@ -54,7 +58,14 @@ def test_speed_drift_and_size_are_measured(water):
     assert report.largest(water, 10, HostExecutor, precision="single", steps=1)["ghosts"] > 0
 
 
-def test_every_result_has_a_key_of_its_own():
-    items = list(report.md_items(lambda name: small_model(), HostExecutor))
+def test_every_result_has_a_key_of_its_own_and_dhfr_is_copied(monkeypatch):
+    case = periodic_case(3)
+    structure = Structure(("X",) * 3, case.types, case.positions, None, Cell(case.vectors, case.pbc))
+    items = list(report.md_items(lambda name: small_model(), HostExecutor, lambda: (small_model(), structure)))
     assert len({item.key for item in items}) == len(items)
     assert all(item.key.startswith("md/") for item in items)
+    monkeypatch.setattr(report, "DHFR_COPIES", {23_558: (1, 1, 2)})
+    monkeypatch.setattr(report, "BLOCKS", 1)
+    monkeypatch.setattr(report, "speed", partial(report.speed, block=1))
+    (item,) = [item for item in items if item.key == "md/speed/dhfr/nve/23558"]
+    assert item.measure()["atoms"] == 6

@@ -1,63 +1,12 @@
-"""A rank that fails, at whatever moment, ends the whole run within ten seconds, and its message is seen.
-
-The failure is put in from outside, by a script that replaces one function of the program on one rank.
-"""
+"""A rank that fails, at whatever moment, ends the whole run within ten seconds, and its message is seen."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from support.failing import LIMIT_SECONDS, fail_in_a_run
 from support.survival import write_input
-
-LIMIT_SECONDS = 10.0
-
-SCRIPT = """
-import importlib, os, sys
-from pathlib import Path
-
-place, count, rank, how = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-del sys.argv[1:5]
-
-def fail():
-    Path("failed").touch()
-    if how == "throws":
-        raise ValueError("a mistake")
-    if how == "user error":
-        from allegro_sim.errors import StructureError
-        raise StructureError("this rank alone")
-    if how == "full disk":
-        raise OSError(28, "No space left on device")
-    if how == "memory":
-        import numpy
-        numpy.empty(1 << 60, numpy.uint8)
-    if how == "exits":
-        sys.exit(0)
-    os.kill(os.getpid(), {"dies": 9, "crashes": 11}[how])
-
-def break_function():
-    module, name, method = place.split(":")
-    target = importlib.import_module(module)
-    if name:
-        target = getattr(target, name)
-    original = getattr(target, method)
-    calls = 0
-    def broken(*arguments, **options):
-        nonlocal calls
-        calls += 1
-        if calls == count:
-            fail()
-        return original(*arguments, **options)
-    setattr(target, method, broken)
-
-if os.environ["PMI_RANK"] == str(rank):
-    break_function()
-from allegro_sim import cli
-cli.main()
-"""
 
 MOMENTS = {
     "while MPI is started": ("allegro_sim.parallel.comm::world", 1),
@@ -109,29 +58,6 @@ QUICK = [CASES[3 * number + number // 3 % 3] for number in range(0, 18, 3)]
 """Every third moment, but for the last; each rank twice, each way once."""
 
 
-def fail_in_a_run(folder: Path, launcher: str, moment: str, rank: int, how: str) -> tuple[float, int, str]:
-    """Seconds between the failure and the end of mpirun, its exit code, and all that was printed."""
-    place, count = (MOMENTS | IN_THE_WRITER)[moment]
-    script = folder / "script.py"
-    script.write_text(SCRIPT)
-    command = [launcher, "-n", "3", sys.executable, script, place, str(count), str(rank), how, "input.toml"]
-    command += ["--set", "minimize.max_steps=20"] if "minimisation" in moment else []
-    with (folder / "printed.txt").open("w") as printed:
-        process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed, start_new_session=True
-        )
-        try:
-            code = process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait(timeout=10)
-            pytest.fail(f"hangs: {(folder / 'printed.txt').read_text()}")
-    ended = time.time()
-    failed = folder / "failed"
-    assert failed.exists(), f"that moment never came: {(folder / 'printed.txt').read_text()}"
-    return ended - failed.stat().st_mtime, code, (folder / "printed.txt").read_text()
-
-
 @pytest.mark.alone
 @pytest.mark.mpi
 @pytest.mark.parametrize(
@@ -142,7 +68,8 @@ def test_a_failing_rank_ends_all(
     tmp_path: Path, repository: Path, launcher: str, moment: str, rank: int, how: str
 ) -> None:
     write_input(tmp_path, repository)
-    seconds, code, printed = fail_in_a_run(tmp_path, launcher, moment, rank, how)
+    options = ["--set", "minimize.max_steps=20"] if "minimisation" in moment else []
+    seconds, code, printed = fail_in_a_run(tmp_path, launcher, MOMENTS[moment], rank, how, options=options)
     assert seconds < LIMIT_SECONDS, printed
     assert code != 0, printed
     assert all(word in printed for word in WAYS[how]), printed
@@ -152,6 +79,7 @@ def test_a_failing_rank_ends_all(
         assert "Traceback" not in printed
 
 
+@pytest.mark.alone
 @pytest.mark.mpi
 @pytest.mark.parametrize(
     ("moment", "how"),
@@ -168,7 +96,7 @@ def test_an_error_in_the_thread_that_writes_ends_all_ranks(
 ) -> None:
     """A full disk is told once, with its step and the newest checkpoint; a mistake as anywhere else."""
     write_input(tmp_path, repository, steps=100_000)
-    seconds, code, printed = fail_in_a_run(tmp_path, launcher, moment, 0, how)
+    seconds, code, printed = fail_in_a_run(tmp_path, launcher, IN_THE_WRITER[moment], 0, how)
     assert seconds < LIMIT_SECONDS, printed
     if how == "full disk":
         assert code == 3, printed

@@ -85,6 +85,7 @@ def test_a_usable_gpu_is_taken(monkeypatch):
         getDeviceProperties=lambda n: properties,
         CUDARuntimeError=RuntimeError,
         getDeviceCount=lambda: 2,
+        deviceGetPCIBusId=lambda n: f"0000:0{n + 3}:00.0",
     )
     cupy = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime, Device=lambda n: SimpleNamespace(use=lambda: None)))
     monkeypatch.setattr(device, "_load_driver", Driver)
@@ -92,6 +93,10 @@ def test_a_usable_gpu_is_taken(monkeypatch):
     assert pick_device("cuda") == ("cuda", "")
     assert pick_device("auto")[0] == "cuda"
     assert "Some GPU (compute capability 9.0)" in pick_device("auto")[1]
+    # Ranks of a node take the GPUs that are visible in turn; the bus tells which are the same.
+    found = [device.find_device(rank) for rank in range(4)]
+    assert [gpu.identity.split()[-1] for gpu in found] == ["0000:03:00.0", "0000:04:00.0"] * 2
+    assert "GPU 1 (128 GiB)" in found[3].place
 
 
 def test_cpu_is_taken_without_looking_for_a_gpu(monkeypatch):

@@ -116,6 +116,12 @@ def test_a_step_on_the_device_is_that_of_the_plan(bath, monkeypatch):
     assert_same_bits(runs[0], runs[1])
 
 
+def test_a_raw_array_given_to_a_numba_kernel_is_found():
+    """Numba would wait for the stream at every launch."""
+    with pytest.raises(AssertionError, match="a raw array"):
+        stand_in._simulated("drift")[1, 1, stand_in.STREAM](np.zeros(16, np.int64).view(stand_in.DeviceArray))
+
+
 def test_a_graph_keeps_numbers_of_its_capture_and_nothing_else_may_happen_meanwhile(monkeypatch):
     executor = stand_in.load_executor(monkeypatch).CudaExecutor(DEVICE)
     executor.load_module(module_source(), KERNELS)
@@ -233,7 +239,7 @@ def test_constants_and_classes_are_cupys():
     for name in ("Event", "get_elapsed_time", "get_current_stream", "Device"):
         assert hasattr(cupy.cuda, name)
     assert {"load", "get_function"} <= set(dir(cupy.cuda.function.Module))
-    for name in ("getDeviceProperties", "driverGetVersion", "runtimeGetVersion", "memGetInfo"):
+    for name in ("getDeviceProperties", "driverGetVersion", "runtimeGetVersion", "memGetInfo", "deviceGetPCIBusId"):
         assert callable(getattr(cupy.cuda.runtime, name))
 
 

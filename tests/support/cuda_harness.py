@@ -49,6 +49,7 @@ class HostDevice:
     total_bytes: int = 2**34
     capability: tuple[int, int] = (9, 0)
     place: str = "here"
+    identity: str = "here"
 
     def __str__(self) -> str:
         return "CPU runner"

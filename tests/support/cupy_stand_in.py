@@ -299,10 +299,6 @@ class CUBLASError(RuntimeError):
         self.status = status
 
 
-class CUDARuntimeError(RuntimeError):
-    pass
-
-
 class CUDADriverError(RuntimeError):
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -333,7 +329,12 @@ class _IndexKernel:
     def __getitem__(self, configuration: tuple[int, int, int]) -> Any:
         grid, block, stream = configuration
         assert stream == STREAM
-        return lambda *values: _launch(partial(self._run, grid, block, tuple(values)))
+
+        def launch(*values: Any) -> None:
+            assert not any(isinstance(value, DeviceArray) for value in values), "a raw array: Numba would wait"
+            _launch(partial(self._run, grid, block, values))
+
+        return launch
 
     def _run(self, grid: int, block: int, values: tuple[Any, ...]) -> None:
         self._kernel[grid, block](*map(_shared, values))

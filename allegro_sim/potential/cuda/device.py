@@ -35,6 +35,8 @@ class Device:
     total_bytes: int
     place: str = ""
     """Host and number of the GPU there, and its memory, for the banner."""
+    identity: str = ""
+    """Host and bus address: the same for ranks that share the GPU, whatever number each of them sees it under."""
 
     def __str__(self) -> str:
         return f"{self.name} (compute capability {self.capability[0]}.{self.capability[1]})"
@@ -54,12 +56,14 @@ def find_device(local_rank: int = 0) -> Device:
         number = local_rank % cupy.cuda.runtime.getDeviceCount()
         cupy.cuda.Device(number).use()
         properties = cupy.cuda.runtime.getDeviceProperties(number)
+        bus = cupy.cuda.runtime.deviceGetPCIBusId(number)
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise DeviceError(f"the GPU cannot be used: {error}") from None
     device = Device(
         name=properties["name"].decode(),
         capability=(properties["major"], properties["minor"]),
         total_bytes=properties["totalGlobalMem"],
+        identity=f"{socket.gethostname()} {bus}",
         place=f"{socket.gethostname()} GPU {number} ({properties['totalGlobalMem'] / 2**30:.0f} GiB)",
     )
     check_capability(device)

@@ -1,4 +1,4 @@
-"""A rank that fails in a run on GPUs, here CPUs, ends the whole run within ten seconds, and its message is seen."""
+"""A rank that fails in a run on GPUs (here a CPU) ends the whole run within ten seconds, and its message is seen."""
 
 from __future__ import annotations
 

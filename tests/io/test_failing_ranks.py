@@ -81,6 +81,7 @@ def test_a_failing_rank_ends_all(
 
 @pytest.mark.alone
 @pytest.mark.mpi
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("moment", "how"),
     [

@@ -228,7 +228,7 @@ def test_an_error_ends_a_run_long_before_its_next_output(tmp_path: Path, reposit
         def counted(*arguments, **options):
             found = advance(*arguments, **options)
             taken.release()
-            if found.step == 5000:
+            if found.step == 50_000:
                 raise AssertionError("nobody was told")
             return found
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from allegro_sim import __version__
 from allegro_sim.cell import Cell
-from allegro_sim.model.caveats import activation_warnings
+from allegro_sim.model.caveats import jump_warnings
 
 if TYPE_CHECKING:
     from allegro_sim.simulation import Simulation
@@ -45,7 +45,7 @@ def banner_facts(run: Simulation) -> list[tuple[str, object]]:
             f"{resident:.0f} MiB in the largest rank, {arrays:.1f} of them for atoms, ghosts and neighbours",
         ),
         ("output", settings.output.directory),
-        *(("warning", text) for text in activation_warnings(model)),
+        *(("warning", text) for text in jump_warnings(model)),
     ]
 
 

@@ -96,7 +96,7 @@ def legacy_water_model(
         edge_sum_norms=1.0 / np.sqrt(neighbor_count),
         scales=np.ones(2),
         shifts=np.zeros(2),
-        zbl=Zbl(np.array([1.0, 8.0]), 14.399645, 6.0),
+        pair_term=Zbl(np.array([1.0, 8.0]), 14.399645, 6.0),
         generation="legacy",
         hyperparameters={"seed": seed, "random": True},
         self_edge=False,

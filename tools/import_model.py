@@ -10,8 +10,8 @@ from pathlib import Path
 
 import allegro_sim
 from allegro_sim.errors import CheckpointImportError, InputError, OutputError
-from allegro_sim.model.caveats import activation_warnings
-from allegro_sim.model.description import AllegroModel
+from allegro_sim.model.caveats import jump_warnings
+from allegro_sim.model.description import AllegroModel, Zbl
 from allegro_sim.model.reference import evaluate_structure
 from allegro_sim.model.self_check import SelfCheck, check_structures, compare, make_reference_self_checks
 from allegro_sim.model.weight_file import save_model
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {line}")
     if "licence" in provenance:
         print(f"  licence           {provenance['licence'].splitlines()[0]}")
-    for note in (*built.notes, *activation_warnings(built.model)):
+    for note in (*built.notes, *jump_warnings(built.model)):
         print(f"  warning: {note}")
     print(f"  self-checks       {len(checks)} structures, computed by {checks[0].source}")
     print(f"written: {output}")
@@ -120,7 +120,7 @@ def make_self_checks(
             f"--upstream-python: upstream can rebuild a .ckpt or .nequip.zip in float64, but no {source_kind(source)}; "
             "leave the option out, the self-checks are then made by this project's reference"
         )
-    exponent = None if model.zbl is None else model.zbl.cutoff_exponent
+    exponent = model.pair_term.cutoff_exponent if isinstance(model.pair_term, Zbl) else None
     checks = upstream_self_checks(
         python, source, check_structures(model), raw_weights=raw_weights, pair_exponent=exponent
     )

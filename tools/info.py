@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from allegro_sim.model.caveats import activation_warnings
+from allegro_sim.model.caveats import jump_warnings
 from allegro_sim.model.weight_file import load_model, read_provenance, read_self_checks, summary
 from allegro_sim.potential.folding import fold_model
 from allegro_sim.tools.importing.summary import describe_model
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.model)
     provenance = read_provenance(args.model)
     sources = [check.source for check in read_self_checks(args.model)]
-    warnings = activation_warnings(model)
+    warnings = jump_warnings(model)
     # Upstream's count of trained weights; merging linear layers at import may have left fewer numbers.
     num_weights = int(provenance.get("num_weights_upstream", summary(model)["num_weights"]))
     if args.json:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from allegro_sim.errors import AllegroSimError, OutputError
+from allegro_sim.model.description import Zbl
 from allegro_sim.tools.golden_models import OLD_MODELS, all_models
 from allegro_sim.tools.importing.build import build_model
 from allegro_sim.tools.importing.self_checks import Structure, run_script, upstream_self_checks
@@ -95,7 +96,7 @@ def make(name: str, python: Path, search_path: Sequence[Path]) -> None:
                 recompress(folder / f"{name}{ending}", FOLDER / f"{name}{ending}")
         source = open_source(raw)
         model = build_model(source).model
-        exponent = None if model.zbl is None else model.zbl.cutoff_exponent
+        exponent = model.pair_term.cutoff_exponent if isinstance(model.pair_term, Zbl) else None
         checks = upstream_self_checks(
             python,
             source,

@@ -32,7 +32,7 @@ SOURCES = {
     "0.3": ("nequip-0.6.2", "allegro-0.3.0"),
 }
 _ZBL = {"pair_style": "ZBL", "units": "metal"}
-_ZBL_BUILDERS = ["allegro.model.Allegro", "PerSpeciesRescale", "PairPotentialTerm", "RescaleEnergyEtc"]
+_PAIR_BUILDERS = ["allegro.model.Allegro", "PerSpeciesRescale", "PairPotentialTerm", "RescaleEnergyEtc"]
 _SEVERAL = {"edge_eng_mlp_nonlinearity": "silu", "edge_eng_mlp_latent_dimensions": [8, 4]}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -59,11 +59,20 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "PolynomialCutoff_p": 8, **_SEVERAL,
     }),
     "zbl_02": ("0.2 on nequip 0.6", {
-        "env_embed_multiplicity": 3, "model_builders": _ZBL_BUILDERS, "PolynomialCutoff_p": 7, **_ZBL,
+        "env_embed_multiplicity": 3, "model_builders": _PAIR_BUILDERS, "PolynomialCutoff_p": 7, **_ZBL,
     }),
     "pair_cutoffs_zbl": ("0.3", {
-        "num_tensor_features": 3, "tensors_mixing_mode": "uuulin", "model_builders": _ZBL_BUILDERS, **_ZBL,
+        "num_tensor_features": 3, "tensors_mixing_mode": "uuulin", "model_builders": _PAIR_BUILDERS, **_ZBL,
         "r_max": 4.5, "per_edge_type_cutoff": {"H": {"H": 3.0, "O": 4.1}, "O": 4.5}, "global": 1.7,
+    }),
+    "lj_02": ("0.2 on nequip 0.6", {
+        "env_embed_multiplicity": 3, "model_builders": _PAIR_BUILDERS, "pair_style": "LJ", "lj_sigma": 1.4,
+        "lj_epsilon": 0.03, "global": 1.7,
+    }),
+    "lj_pair_cutoffs": ("0.3", {
+        "l_max": 1, "num_tensor_features": 3, "tensors_mixing_mode": "p", "model_builders": _PAIR_BUILDERS,
+        "pair_style": "LJ", "lj_sigma": 1.3, "lj_epsilon": 0.05, "lj_use_cutoff": True, "r_max": 4.5,
+        "per_edge_type_cutoff": {"H": {"H": 3.0, "O": 4.1}, "O": 4.5},
     }),
     "uvvp_collected_so3": ("0.3", {
         "parity": "so3", "num_layers": 3, "num_tensor_features": 3, "tensors_mixing_mode": "uvvp", "trainable": False,
@@ -94,7 +103,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "sc23_shape": ("0.3", {
         "type_names": ["H", "C", "N", "O", "S"], "r_max": 4.0, "num_tensor_features": 64, "tensors_mixing_mode": "p",
         "two_body_latent_mlp_latent_dimensions": [128, 256, 512, 1024], "latent_mlp_latent_dimensions": [1024] * 3,
-        "edge_eng_mlp_latent_dimensions": [128], "num_bessels_per_basis": 8, "model_builders": _ZBL_BUILDERS, **_ZBL,
+        "edge_eng_mlp_latent_dimensions": [128], "num_bessels_per_basis": 8, "model_builders": _PAIR_BUILDERS, **_ZBL,
         "per_edge_type_cutoff": {
             "H": {"H": 3.0, "C": 1.5, "N": 3.0, "O": 3.0, "S": 3.0}, "C": 4.0, "N": 4.0, "O": 4.0, "S": 4.0,
         },

@@ -142,7 +142,7 @@ def _geometry(shape: Shape) -> KernelWork:
         },
         double=_LENGTHS + _RADIAL * shape.nb + _HARMONIC * shape.m,
     )
-    if shape.model.zbl is not None:
+    if shape.model.pair_term is not None:
         edge.written["pair_terms"] = 16.0
         edge.double += _REPULSION
     return KernelWork("edge_geometry", edge, make_work({"positions": 24.0, "images": 12.0, "types": 4.0}))
@@ -165,14 +165,14 @@ def _forces(shape: Shape) -> KernelWork:
         {"forces": added},
         double=_GRADIENT + 3 * _HARMONIC * shape.m,
     )
-    if shape.model.zbl is not None:
+    if shape.model.pair_term is not None:
         edge.read["pair_terms"] = 8.0
     return KernelWork("edge_forces", edge, make_work({"forces": 24.0}, {"forces": 24.0}))
 
 
 def _energies(shape: Shape) -> KernelWork:
     edge = make_work({"edge_energies": 8.0}, double=1.0)
-    if shape.model.zbl is not None:
+    if shape.model.pair_term is not None:
         edge.read["pair_terms"] = 8.0
         edge.double += 1.0
     return KernelWork("center_energies", edge, make_work({"first": 4.0, "types": 4.0}, {"energies": 8.0}))

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from allegro_sim.model.description import JUMPING_ACTIVATIONS, AllegroModel
+from allegro_sim.model.description import JUMPING_ACTIVATIONS, AllegroModel, LennardJones
 
 
-def activation_warnings(model: AllegroModel) -> list[str]:
-    """Warnings about activations that are not 0 at 0; empty for most models."""
+def jump_warnings(model: AllegroModel) -> list[str]:
+    """Warnings about energies that jump at a cutoff; empty for most models.
+
+    That is where an activation is not 0 at 0, and where a Lennard-Jones term has no cutoff function.
+    """
     mlps = [model.embed_mlp, model.readout, *(layer.latent for layer in model.layers)]
     mlps += [layer.environment_mlp for layer in model.layers if layer.environment_mlp is not None]
     used = {mlp.activation for mlp in mlps if len(mlp.weights) > 1}
-    return [
+    warnings = [
         f"the activation {name} is not 0 at 0: the energy jumps where an atom crosses a cutoff, as upstream's does"
         for name in sorted(used & set(JUMPING_ACTIVATIONS))
     ]
+    term = model.pair_term
+    if isinstance(term, LennardJones) and term.cutoff_exponent is None:
+        warnings.append(
+            "the Lennard-Jones term has no cutoff function (lj_use_cutoff: false): the energy jumps where an atom "
+            "crosses a cutoff, as upstream's does"
+        )
+    return warnings

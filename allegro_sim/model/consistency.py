@@ -7,7 +7,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from allegro_sim.model.description import ACTIVATIONS, LATENT_UPDATES, AllegroModel, BesselEmbedding, Mlp
+from allegro_sim.model.description import (
+    ACTIVATIONS,
+    LATENT_UPDATES,
+    AllegroModel,
+    BesselEmbedding,
+    LennardJones,
+    Mlp,
+    Zbl,
+)
 from allegro_sim.model.irreps import harmonic_irreps, irreps_chain, tensor_product_paths
 
 
@@ -64,8 +72,8 @@ def named_arrays(model: AllegroModel) -> Iterator[tuple[str, np.ndarray, tuple[i
         yield "edge_scales", model.edge_scales, pair
     for name in ("environment_norms", "edge_sum_norms", "scales", "shifts"):
         yield name, getattr(model, name), (types,)
-    if model.zbl is not None:
-        yield "zbl/atomic_numbers", model.zbl.atomic_numbers, (types,)
+    if isinstance(model.pair_term, Zbl):
+        yield "zbl/atomic_numbers", model.pair_term.atomic_numbers, (types,)
 
 
 def _mlp_arrays(name: str, mlp: Mlp, size_in: int, size_out: int) -> Iterator[tuple[str, np.ndarray, tuple]]:
@@ -105,6 +113,15 @@ def find_inconsistency(model: AllegroModel) -> str | None:
             return f"'{name}' holds values that are not finite"
     if not (model.cutoffs > 0.0).all() or not (model.masses > 0.0).all():
         return "'cutoffs' and 'types/masses' must be positive"
+    return _wrong_pair_term(model.pair_term)
+
+
+def _wrong_pair_term(term: Zbl | LennardJones | None) -> str | None:
+    if not isinstance(term, LennardJones):
+        return None
+    numbers = np.array([term.sigma, term.epsilon, 0.0 if term.cutoff_exponent is None else term.cutoff_exponent])
+    if not np.isfinite(numbers).all() or (term.cutoff_exponent is not None and term.cutoff_exponent < 1.0):
+        return f"'lennard_jones' has sigma {term.sigma}, epsilon {term.epsilon}, cutoff_exponent {term.cutoff_exponent}"
     return None
 
 

@@ -111,6 +111,15 @@ class Zbl:
 
 
 @dataclass(frozen=True)
+class LennardJones:
+    """Lennard-Jones 12-6 of all pairs alike: 4 epsilon ((sigma/d)^12 - (sigma/d)^6), half of it on each edge."""
+
+    sigma: float  # Å
+    epsilon: float  # eV
+    cutoff_exponent: float | None  # of the polynomial cutoff; None: cut off sharply, so that the energy jumps
+
+
+@dataclass(frozen=True)
 class AllegroModel:
     """A model of either generation (see the text above). Energies eV, lengths Å."""
 
@@ -134,7 +143,7 @@ class AllegroModel:
     edge_sum_norms: np.ndarray  # (nt,) 1/sqrt(2 N_avg), by type of the centre
     scales: np.ndarray  # (nt,) ones where absent
     shifts: np.ndarray  # (nt,) eV, zeros where absent
-    zbl: Zbl | None = None
+    pair_term: Zbl | LennardJones | None = None
     generation: str = "current"  # or "legacy"
     hyperparameters: dict = field(default_factory=dict)  # upstream's own configuration, kept as it was found
     so3: bool = False  # all harmonics count as even under inversion

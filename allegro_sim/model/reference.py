@@ -11,7 +11,7 @@ Everything else the project computes is tested against this. The stages are in `
          A_i[u,m] = norm_i sum_z env_k[z,u,l(m)] Y[z,m]                 environment
          V_{k+1}  = tensor product of V_k with A_i                      scal_k[z,u] = V_{k+1}[z,u,0]
          s_{k+1}, env_{k+1} = MLP_k(s_0, .., s_k, scal_k)
-    e_z = MLP_readout(s_0, .., s_L);   E_i = shift_i + scale_i norm_i / sqrt(2) sum_z e_z + ZBL
+    e_z = MLP_readout(s_0, .., s_L);   E_i = shift_i + scale_i norm_i / sqrt(2) sum_z e_z + pair terms
 
 Index letters: i centre, j neighbour, z edge, u tensor channel, s scalar feature, m component of the harmonics, p path.
 That is the current generation; models of the legacy one go through the same stages in the order of
@@ -28,6 +28,7 @@ import numpy as np
 from allegro_sim.model import reference_geometry as geometry
 from allegro_sim.model import reference_layers as stages
 from allegro_sim.model import reference_legacy
+from allegro_sim.model import reference_pairs as pairs
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.model.reference_edges import brute_force_edges
 
@@ -119,8 +120,8 @@ def forward(
     edge_energies = readout[:, 0]
     factors = (model.edge_sum_norms * model.scales)[types]
     energies = model.shifts[types] + stages.edge_sum_forward(edge_energies, centers, factors)
-    if model.zbl is not None:
-        pair = stages.zbl_forward(model.zbl, lengths, x, center_types, neighbor_types)
+    if model.pair_term is not None:
+        pair = pairs.pair_forward(model.pair_term, lengths, x, center_types, neighbor_types)
         energies = energies + stages.edge_sum_forward(pair, centers, np.ones(len(types)))
     return Trace(
         types=types, centers=centers, neighbors=neighbors, lengths=lengths, units=units, x=x, harmonics=harmonics,
@@ -175,10 +176,10 @@ def backward(model: AllegroModel, trace: Trace) -> np.ndarray:
     grad_radial = stages.mlp_backward(grad_embedding, model.embed_mlp, trace.embed_before_activation)
     grad_x = geometry.radial_backward(grad_radial, model.radial, trace.x, center_types, neighbor_types)
     grad_lengths = np.zeros(num_edges)
-    if model.zbl is not None:
+    if model.pair_term is not None:
         grad_pair = np.ones(num_edges)
-        grad_lengths, grad = stages.zbl_backward(
-            grad_pair, model.zbl, trace.lengths, trace.x, center_types, neighbor_types
+        grad_lengths, grad = pairs.pair_backward(
+            grad_pair, model.pair_term, trace.lengths, trace.x, center_types, neighbor_types
         )
         grad_x = grad_x + grad
     grad_lengths = grad_lengths + grad_x / model.cutoffs[center_types, neighbor_types]

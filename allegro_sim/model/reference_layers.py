@@ -16,9 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from allegro_sim.model.description import Layer, Mlp, Zbl
+from allegro_sim.model.description import Layer, Mlp
 from allegro_sim.model.irreps import component_slices, harmonic_irreps, total_dim
-from allegro_sim.model.reference_geometry import polynomial_cutoff_backward, polynomial_cutoff_forward
 from allegro_sim.model.wigner import product_coefficients
 
 # --- activations ------------------------------------------------------------------------------------------------------
@@ -190,44 +189,3 @@ def edge_sum_forward(edge_energies: np.ndarray, centers: np.ndarray, factors: np
 def edge_sum_backward(grad_energies: np.ndarray, centers: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """dE/de_z (Z,) from dE/dE_i (N,)."""
     return (factors * grad_energies)[centers]
-
-
-_ZBL_AMPLITUDES = np.array([0.02817, 0.28022, 0.50986, 0.18175])
-_ZBL_DECAYS = np.array([0.20162, 0.40290, 0.94229, 3.19980])
-_ZBL_LENGTH = 0.46850  # Å
-
-
-def zbl_forward(
-    zbl: Zbl, lengths: np.ndarray, x: np.ndarray, center_types: np.ndarray, neighbor_types: np.ndarray
-) -> np.ndarray:
-    """Energy of each directed edge (Z,): K Z_i Z_j / (2 d) psi(q) u_p(x),  q = (Z_i^0.23 + Z_j^0.23) d / 0.4685 Å.
-
-    psi(q) = sum of four decaying exponentials; each of the edges ij and ji carries half of the pair's energy.
-    """
-    charges, per_length = _zbl_pair(zbl, center_types, neighbor_types)
-    screening = (_ZBL_AMPLITUDES * np.exp(-_ZBL_DECAYS * (per_length * lengths)[:, None])).sum(axis=1)
-    return charges / lengths * screening * polynomial_cutoff_forward(x, zbl.cutoff_exponent)
-
-
-def zbl_backward(
-    grad_edge: np.ndarray,
-    zbl: Zbl,
-    lengths: np.ndarray,
-    x: np.ndarray,
-    center_types: np.ndarray,
-    neighbor_types: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(dE/dd, dE/dx), both (Z,), from the gradient of the edges' energies (Z,)."""
-    charges, per_length = _zbl_pair(zbl, center_types, neighbor_types)
-    terms = _ZBL_AMPLITUDES * np.exp(-_ZBL_DECAYS * (per_length * lengths)[:, None])
-    screening, slope = terms.sum(axis=1), -per_length * (_ZBL_DECAYS * terms).sum(axis=1)
-    cutoff = polynomial_cutoff_forward(x, zbl.cutoff_exponent)
-    grad_lengths = grad_edge * charges * (slope - screening / lengths) / lengths * cutoff
-    grad_cutoff = grad_edge * charges / lengths * screening
-    return grad_lengths, polynomial_cutoff_backward(grad_cutoff, x, zbl.cutoff_exponent)
-
-
-def _zbl_pair(zbl: Zbl, center_types: np.ndarray, neighbor_types: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """K Z_i Z_j / 2 and (Z_i^0.23 + Z_j^0.23) / 0.4685 Å of each edge."""
-    z_i, z_j = zbl.atomic_numbers[center_types], zbl.atomic_numbers[neighbor_types]
-    return 0.5 * zbl.coulomb * z_i * z_j, (z_i**0.23 + z_j**0.23) / _ZBL_LENGTH

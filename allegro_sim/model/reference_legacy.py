@@ -15,6 +15,7 @@ import numpy as np
 from allegro_sim.model import reference_geometry as geometry
 from allegro_sim.model import reference_layers as stages
 from allegro_sim.model import reference_legacy_layers as legacy
+from allegro_sim.model import reference_pairs as pairs
 from allegro_sim.model.description import AllegroModel
 
 
@@ -73,8 +74,8 @@ def forward(
     trace.edge_energies = _edge_scales(model, trace) * readout[:, 0]
     factors = (model.edge_sum_norms * model.scales)[types]
     trace.energies = model.shifts[types] + stages.edge_sum_forward(trace.edge_energies, centers, factors)
-    if model.zbl is not None:
-        pair = stages.zbl_forward(model.zbl, lengths, x, *trace.pair)
+    if model.pair_term is not None:
+        pair = pairs.pair_forward(model.pair_term, lengths, x, *trace.pair)
         trace.energies = trace.energies + stages.edge_sum_forward(pair, centers, np.ones(len(types)))
     return trace
 
@@ -161,8 +162,10 @@ def backward(model: AllegroModel, trace: LegacyTrace) -> np.ndarray:
     grad_latent, grad_lengths = _update_backward(model, trace, 0, grad_scalars, grad_lengths)
     grad_radial = stages.mlp_backward(grad_latent, model.embed_mlp, trace.latent_hidden[0])
     grad_x = geometry.radial_backward(grad_radial, model.radial, trace.x, *trace.pair)
-    if model.zbl is not None:
-        by_lengths, by_x = stages.zbl_backward(np.ones_like(trace.x), model.zbl, trace.lengths, trace.x, *trace.pair)
+    if model.pair_term is not None:
+        by_lengths, by_x = pairs.pair_backward(
+            np.ones_like(trace.x), model.pair_term, trace.lengths, trace.x, *trace.pair
+        )
         grad_lengths, grad_x = grad_lengths + by_lengths, grad_x + by_x
     grad_lengths = grad_lengths + grad_x / model.cutoffs[trace.pair]
     grad_units = geometry.spherical_harmonics_backward(grad_harmonics, trace.units, model.l_max)

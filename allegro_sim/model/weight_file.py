@@ -18,6 +18,7 @@ from allegro_sim.model.description import (
     BesselEmbedding,
     LatentCutoff,
     Layer,
+    LennardJones,
     Mlp,
     SplineEmbedding,
     Zbl,
@@ -35,8 +36,8 @@ from allegro_sim.model.irreps import Path as TensorPath
 from allegro_sim.model.self_check import SelfCheck
 
 FORMAT = "allegro-sim-model"
-FORMAT_VERSION = 2
-"""2 added the stages of the legacy generation and `so3`; those of the current one without it are version 1."""
+FORMAT_VERSION = 3
+"""2 added the stages of the legacy generation and `so3`, 3 the Lennard-Jones term; a file has the least it needs."""
 
 _HYPERPARAMETERS: dict[str, type] = {
     "generation": str,
@@ -156,7 +157,8 @@ def summary(model: AllegroModel) -> dict:
         },
         "num_paths": [len(layer.paths) for layer in model.layers],
         "irreps": [" ".join(map(str, layer.irreps_in)) for layer in model.layers],
-        "zbl": model.zbl is not None,
+        "zbl": isinstance(model.pair_term, Zbl),
+        "lennard_jones": isinstance(model.pair_term, LennardJones),
         "scales": [float(scale) for scale in model.scales],
         "shifts": [float(shift) for shift in model.shifts],
     }
@@ -172,8 +174,10 @@ def count_weights(model: AllegroModel) -> int:
 
 def _write_model(file: h5py.File, model: AllegroModel) -> None:
     write_attribute(file, "format", FORMAT)
-    write_attribute(file, "format_version", FORMAT_VERSION if model.is_legacy or model.so3 else 1)
-    if model.is_legacy or model.so3:
+    least = 2 if model.is_legacy or model.so3 else 1
+    least = 3 if isinstance(model.pair_term, LennardJones) else least
+    write_attribute(file, "format_version", least)
+    if least > 1:
         write_attribute(file, "so3", model.so3)
     for name in (*_HYPERPARAMETERS, *(_LEGACY_HYPERPARAMETERS if model.is_legacy else ())):
         write_attribute(file, name, getattr(model, name))
@@ -206,10 +210,19 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
     if model.latent_cutoff is not None:
         write_attribute(file["latent_cutoff"], "kind", model.latent_cutoff.kind)
         write_attribute(file["latent_cutoff"], "parameter", model.latent_cutoff.parameter)
-    if model.zbl is not None:
-        write_attribute(file["zbl"], "coulomb", model.zbl.coulomb)
-        write_attribute(file["zbl"], "cutoff_exponent", model.zbl.cutoff_exponent)
+    _write_pair_term(file, model.pair_term)
     write_texts(file, "hyperparameters", [json.dumps(model.hyperparameters, sort_keys=True, default=str)])
+
+
+def _write_pair_term(file: h5py.File, term: Zbl | LennardJones | None) -> None:
+    if isinstance(term, Zbl):
+        write_attribute(file["zbl"], "coulomb", term.coulomb)
+        write_attribute(file["zbl"], "cutoff_exponent", term.cutoff_exponent)
+    elif isinstance(term, LennardJones):
+        group = file.create_group("lennard_jones")
+        for name in ("sigma", "epsilon", "cutoff_exponent"):
+            if getattr(term, name) is not None:
+                write_attribute(group, name, getattr(term, name))
 
 
 def _write_stages(group: h5py.Group, part: AllegroModel | Layer, names: tuple[str, ...]) -> None:
@@ -274,7 +287,7 @@ def _read_model(reader: FieldReader) -> AllegroModel:
         edge_sum_norms=reader.array("edge_sum_norms"),
         scales=reader.array("scales"),
         shifts=reader.array("shifts"),
-        zbl=_read_zbl(reader.group("zbl")) if reader.has("zbl") else None,
+        pair_term=_read_pair_term(reader),
         hyperparameters=_read_hyperparameters(reader),
     )
 
@@ -349,10 +362,17 @@ def _read_layer(reader: FieldReader, legacy: bool) -> Layer:
     )
 
 
-def _read_zbl(reader: FieldReader) -> Zbl:
-    return Zbl(
-        reader.array("atomic_numbers"), reader.attribute("coulomb", float), reader.attribute("cutoff_exponent", float)
-    )
+def _read_pair_term(reader: FieldReader) -> Zbl | LennardJones | None:
+    if reader.has("zbl"):
+        group = reader.group("zbl")
+        return Zbl(
+            group.array("atomic_numbers"), group.attribute("coulomb", float), group.attribute("cutoff_exponent", float)
+        )
+    if not reader.has("lennard_jones"):
+        return None
+    group = reader.group("lennard_jones")
+    exponent = group.attribute("cutoff_exponent", float) if group.has_attribute("cutoff_exponent") else None
+    return LennardJones(group.attribute("sigma", float), group.attribute("epsilon", float), exponent)
 
 
 def _read_self_check(reader: FieldReader) -> SelfCheck:

@@ -10,10 +10,10 @@ from allegro_sim.kernels.cpu.allegro import Network, Workspace
 from allegro_sim.kernels.cpu.direct_track import DirectTrack
 from allegro_sim.kernels.cpu.edges import Edges
 from allegro_sim.kernels.cpu.harmonics import harmonic_norms, scratch_rows
-from allegro_sim.kernels.cpu.radial import BESSEL, PAIR_BESSEL, SPLINE
+from allegro_sim.kernels.cpu.radial import BESSEL, LENNARD_JONES, NO_PAIRS, PAIR_BESSEL, SPLINE, ZBL
 from allegro_sim.kernels.cpu.simd import VECTOR_BYTES
 from allegro_sim.kernels.cpu.tensor_track import TensorTrack
-from allegro_sim.model.description import AllegroModel, BesselEmbedding, SplineEmbedding
+from allegro_sim.model.description import AllegroModel, BesselEmbedding, SplineEmbedding, Zbl
 from allegro_sim.model.irreps import total_dim
 from allegro_sim.potential.direct import DirectPlan
 from allegro_sim.potential.folding import contraction_list, fold_model
@@ -152,7 +152,6 @@ class Plan:
 
     def _make_constants(self) -> None:
         model, builder, dtype = self.model, self._builder, self.dtype
-        zbl = model.zbl
         energy_weights = np.zeros(builder.readout_width)
         energy_weights[builder.readout_places] = self.folded.energy_weights
         energy_factors = np.asarray(model.edge_sum_norms * model.scales, np.float64)
@@ -173,10 +172,7 @@ class Plan:
             "energy_weights": energy_weights,
             "energy_factors": energy_factors,
             "shifts": np.array(model.shifts, np.float64),
-            "has_zbl": int(zbl is not None),
-            "zbl_numbers": np.array(zbl.atomic_numbers if zbl else np.ones(model.num_types), np.float64),
-            "zbl_coulomb": float(zbl.coulomb) if zbl else 0.0,
-            "zbl_exponent": float(zbl.cutoff_exponent) if zbl else 6.0,
+            **_pair_constants(model),
             "factor_kinds": np.array([kind for kind, *_ in self._factors], np.int64),
             "factor_parameters": np.array([rest for _, *rest in self._factors], np.float64).reshape(-1, 2),
             "edge_scales": np.array(
@@ -260,3 +256,21 @@ class Plan:
             **doubles,
         )
         return workspace, edges
+
+
+def _pair_constants(model: AllegroModel) -> dict[str, Any]:
+    """The pair term, as `kernels.cpu.allegro.Network` has it."""
+    term, numbers, length, strength = model.pair_term, np.ones(model.num_types), 0.0, 0.0
+    kind = NO_PAIRS
+    if isinstance(term, Zbl):
+        kind, numbers, strength = ZBL, np.array(term.atomic_numbers, np.float64), float(term.coulomb)
+    elif term is not None:
+        kind, length, strength = LENNARD_JONES, float(term.sigma), float(term.epsilon)
+    exponent = None if term is None else term.cutoff_exponent
+    return {
+        "pair_kind": kind,
+        "pair_numbers": numbers,
+        "pair_length": length,
+        "pair_strength": strength,
+        "pair_exponent": float(exponent or 0.0),
+    }

@@ -21,11 +21,14 @@ from .harmonics import harmonics
 from .inner import inner_kernel
 from .network import run_program
 from .radial import (
+    LENNARD_JONES,
+    NO_PAIRS,
     PAIR_BESSEL,
     SPLINE,
     bessel_basis,
     constant_functions,
     edge_factors,
+    lennard_jones,
     pair_bessel_basis,
     polynomial_cutoff,
     spline_basis,
@@ -56,10 +59,11 @@ class Network(NamedTuple):
     energy_weights: np.ndarray  # float64 (width,): the readout's last linear layer
     energy_factors: np.ndarray  # float64 (nt,): scale times norm of the sum over edges
     shifts: np.ndarray  # float64 (nt,), eV
-    has_zbl: int  # 1 where there is a repulsion
-    zbl_numbers: np.ndarray  # float64 (nt,)
-    zbl_coulomb: float  # eV Å
-    zbl_exponent: float
+    pair_kind: int  # radial.NO_PAIRS, ZBL or LENNARD_JONES
+    pair_numbers: np.ndarray  # float64 (nt,), atomic numbers for ZBL
+    pair_length: float  # Å: sigma of Lennard-Jones
+    pair_strength: float  # K of ZBL, eV Å, or epsilon of Lennard-Jones, eV
+    pair_exponent: float  # of the cutoff function; 0 for none
     factor_kinds: np.ndarray  # int64 (n,): factors of edges by length or types, see `radial.edge_factors`
     factor_parameters: np.ndarray  # float64 (n, 2)
     edge_scales: np.ndarray  # float64 (nt * nt,)
@@ -105,7 +109,7 @@ def evaluate_chunk(
         network.edge_scales, edges.pairs, edges.lengths, edges.inverse_cutoffs, count,
     )  # fmt: skip
     harmonics(edges.harmonics, edges.harmonic_slopes, edges.scratch, edges.units, network.harmonic_norms, count)
-    repulsion(network, edges, count)
+    pair_terms(network, edges, count)
 
     # Program n <= L is the forward one before layer n, program 2 L + 1 - n its backward; tensor products stand in
     # between.
@@ -133,26 +137,36 @@ def evaluate_chunk(
 
 
 @inner_kernel
-def repulsion(network, edges, count):
-    """ZBL energies and slopes of the chunk's edges; zeros where the model has none."""
-    if network.has_zbl == 0:
+def pair_terms(network, edges, count):
+    """Energies and slopes of the pair term of the chunk's edges; zeros where the model has none."""
+    if network.pair_kind == NO_PAIRS:
         edges.pair_energies[:count] = 0.0
         edges.pair_slopes[:count] = 0.0
         return
+    if network.pair_exponent > 0.0:
+        polynomial_cutoff(edges.cutoff, edges.cutoff_slopes, edges.x, network.pair_exponent, count)
+    else:
+        edges.cutoff[:count] = 1.0
+        edges.cutoff_slopes[:count] = 0.0
+    if network.pair_kind == LENNARD_JONES:
+        lennard_jones(
+            edges.pair_energies, edges.pair_slopes, edges.lengths, edges.cutoff, edges.cutoff_slopes,
+            edges.inverse_cutoffs, network.pair_length, network.pair_strength, count,
+        )  # fmt: skip
+        return
     num_types = len(network.cutoffs)
     for z in range(count):
-        edges.numbers[0, z] = network.zbl_numbers[edges.center_types[z]]
-        edges.numbers[1, z] = network.zbl_numbers[edges.pairs[z] - num_types * edges.center_types[z]]
-    polynomial_cutoff(edges.cutoff, edges.cutoff_slopes, edges.x, network.zbl_exponent, count)
+        edges.numbers[0, z] = network.pair_numbers[edges.center_types[z]]
+        edges.numbers[1, z] = network.pair_numbers[edges.pairs[z] - num_types * edges.center_types[z]]
     zbl(
         edges.pair_energies, edges.pair_slopes, edges.lengths, edges.cutoff, edges.cutoff_slopes, edges.inverse_cutoffs,
-        edges.numbers[0], edges.numbers[1], network.zbl_coulomb, count,
+        edges.numbers[0], edges.numbers[1], network.pair_strength, count,
     )  # fmt: skip
 
 
 @inner_kernel
 def energies(network, workspace, edges, atoms, first_center, num_centers):
-    """E_i = shift + factor sum_s energy_weights[s] sum_z readout[z, s] + repulsion (overwrites `atoms.energies`)."""
+    """E_i = shift + factor sum_s energy_weights[s] sum_z readout[z, s] + pair terms (overwrites `atoms.energies`)."""
     for number in range(num_centers):
         i = first_center + number
         center_type = atoms.types[i]

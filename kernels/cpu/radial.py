@@ -1,4 +1,4 @@
-"""Radial functions of an edge's length and their derivatives: Bessel and spline bases, and the ZBL repulsion.
+"""Radial functions of an edge's length and their derivatives: Bessel and spline bases, and the pair terms.
 
 All in float64, over arrays of a chunk's edges; results of the bases are cast to the features' dtype. x = d / cutoff.
 Rows of a two-dimensional array (rows, ld) hold one quantity of all edges.
@@ -12,6 +12,7 @@ from .elementary import exp, log, sincospi
 from .inner import inner_kernel
 
 BESSEL, SPLINE, PAIR_BESSEL = range(3)
+NO_PAIRS, ZBL, LENNARD_JONES = range(3)
 POLYNOMIAL, COSINE, INSIDE, SCALED, UNITY = range(5)
 
 
@@ -152,3 +153,21 @@ def zbl(
         energies[z] = strength * psi * cutoff[z]
         through_cutoff = psi * cutoff_slopes[z] * inverse_cutoffs[z]
         slopes[z] = strength * ((psi_slope - psi / d) * cutoff[z] + through_cutoff)
+
+
+@inner_kernel
+def lennard_jones(energies, slopes, lengths, cutoff, cutoff_slopes, inverse_cutoffs, sigma, epsilon, count):
+    """Lennard-Jones 12-6, half of it given to each atom of the pair: e = 2 epsilon (q^2 - q) u(x), q = (sigma / d)^6.
+
+    Overwrites energies (eV) and slopes (de/dd, eV/Å); arguments as of `zbl`, sigma in Å, epsilon in eV.
+    Lennard-Jones, Proc. Phys. Soc. 43, 461 (1931).
+    """
+    for z in range(count):
+        inverse = 1.0 / lengths[z]
+        ratio = sigma * inverse
+        square = ratio * ratio
+        q = square * square * square
+        energy = 2.0 * epsilon * (q * q - q)
+        slope = 2.0 * epsilon * (6.0 * q - 12.0 * q * q) * inverse
+        energies[z] = energy * cutoff[z]
+        slopes[z] = slope * cutoff[z] + energy * (cutoff_slopes[z] * inverse_cutoffs[z])

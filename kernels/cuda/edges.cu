@@ -16,13 +16,13 @@ DEVICE double component_of_edge(
 // overwritten only in padding rows, where everything becomes zero).
 //
 // vectors f64[3][E], A; pairs i32[E]; basis, basis_slopes REAL[NB][E], the radial basis and its slope by x;
-// harmonics REAL[E][MP]; pair_terms f64[2][E], repulsion and its slope by d (eV, eV/A), only with HAS_ZBL.
+// harmonics REAL[E][MP]; pair_terms f64[2][E], the pair term and its slope by d (eV, eV/A), only with PAIR_TERM.
 DEVICE void geometry_of_edge(
     double* __restrict__ vectors, int* __restrict__ pairs, REAL* __restrict__ basis, REAL* __restrict__ basis_slopes,
     REAL* __restrict__ harmonics, double* __restrict__ pair_terms, int* __restrict__ edge_center,
     int* __restrict__ edge_neighbor, const double* __restrict__ positions, const int* __restrict__ images,
     const int* __restrict__ types, const double* __restrict__ cell, const double* __restrict__ cutoffs,
-    const double* __restrict__ frequencies, const double* __restrict__ zbl_table, const int* __restrict__ first,
+    const double* __restrict__ frequencies, const double* __restrict__ pair_table, const int* __restrict__ first,
     const int* __restrict__ chunk_centers, int chunk, int capacity) {
   const int z = blockIdx.x * blockDim.x + threadIdx.x;
   if (z >= capacity) return;
@@ -35,7 +35,7 @@ DEVICE void geometry_of_edge(
     for (int n = 0; n < NB; ++n) basis[n * rows + z] = basis_slopes[n * rows + z] = 0;
 #pragma unroll
     for (int m = 0; m < MP; ++m) row[m] = 0;
-#if HAS_ZBL
+#if PAIR_TERM
     pair_terms[z] = pair_terms[rows + z] = 0.0;
 #endif
     return;
@@ -60,9 +60,9 @@ DEVICE void geometry_of_edge(
     basis[n * rows + z] = (REAL)value;
     basis_slopes[n * rows + z] = (REAL)slope;
   });
-#if HAS_ZBL
+#if PAIR_TERM
   double energy, slope;
-  zbl_repulsion(energy, slope, d, inverse_cutoff, zbl_table[pair], zbl_table[NT * NT + pair]);
+  pair_term(energy, slope, d, inverse_cutoff, pair_table[pair], pair_table[NT * NT + pair]);
   pair_terms[z] = energy;
   pair_terms[rows + z] = slope;
 #endif
@@ -86,7 +86,7 @@ DEVICE void gradient_of_edge(
   const double inverse = 1.0 / sqrt(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]);
   const double n[3] = {r[0] * inverse, r[1] * inverse, r[2] * inverse};
   double radial = radial_slope[z] / cutoffs[pairs[z]];
-#if HAS_ZBL
+#if PAIR_TERM
   radial += pair_terms[(long long)capacity + z];
 #endif
 #if L_MAX == 0
@@ -201,7 +201,7 @@ DEVICE void forces_of_edge(
   if (real && !good) mark_fault(faults, status, i);
 }
 
-// A thread a centre. E_i = (shift + factor sum_z e_z) + repulsion, edges in order (overwrites energies and faults, but
+// A thread a centre. E_i = (shift + factor sum_z e_z) + pair terms, edges in order (overwrites energies and faults, but
 // in a step that does not go on).
 DEVICE void energy_of_center(
     double* __restrict__ energies, unsigned char* __restrict__ faults, int* __restrict__ status,
@@ -211,16 +211,16 @@ DEVICE void energy_of_center(
   const int number = blockIdx.x * blockDim.x + threadIdx.x;
   if (number >= chunk_size(chunk_centers, chunk) || control[CONTROL_FOUND] != 0) return;
   const int i = chunk_centers[chunk] + number, end = first[number + 1];
-  double total = 0.0, repulsion = 0.0;
+  double total = 0.0, pair_total = 0.0;
 #pragma unroll 4
   for (int z = first[number]; z < end; ++z) {
     total += edge_energies[z];
-#if HAS_ZBL
-    repulsion += pair_terms[z];
+#if PAIR_TERM
+    pair_total += pair_terms[z];
 #endif
   }
   const int type = types[i];
-  const double energy = (shifts[type] + energy_factors[type] * total) + repulsion;
+  const double energy = (shifts[type] + energy_factors[type] * total) + pair_total;
   energies[i] = energy;
   faults[i] = 0;
   if (!isfinite(energy)) mark_fault(faults, status, i);

@@ -1,4 +1,4 @@
-// Radial functions of an edge's length and their slopes: polynomial cutoff, Bessel and spline bases, ZBL repulsion.
+// Radial functions of an edge's length and their slopes: polynomial cutoff, Bessel and spline bases, pair terms.
 // float64, x = d / cutoff; equations and sources: kernels/cpu/radial.py.
 #pragma once
 #include "common.cuh"
@@ -81,13 +81,13 @@ DEVICE void radial_basis(double x, double, const double* __restrict__, const Sto
 }
 #endif
 
-#if HAS_ZBL
+#if PAIR_TERM == PAIR_ZBL
 // Universal repulsion of a pair, the half of it that is its centre's (eV), and its slope by d (eV/A) (overwrites).
 // scale: (Z_i^0.23 + Z_j^0.23) / 0.46850, strength: K Z_i Z_j / 2. Ziegler, Biersack, Littmark (1985).
-DEVICE void zbl_repulsion(
+DEVICE void pair_term(
     double& energy, double& slope, double d, double inverse_cutoff, double scale, double strength) {
   double cutoff, cutoff_slope;
-  polynomial_cutoff(cutoff, cutoff_slope, d * inverse_cutoff, ZBL_EXPONENT);
+  polynomial_cutoff(cutoff, cutoff_slope, d * inverse_cutoff, PAIR_EXPONENT);
   const double q = scale * d;
   const double e0 = 0.02817 * exp(-0.20162 * q), e1 = 0.28022 * exp(-0.40290 * q);
   const double e2 = 0.50986 * exp(-0.94229 * q), e3 = 0.18175 * exp(-3.19980 * q);
@@ -97,5 +97,20 @@ DEVICE void zbl_repulsion(
   const double factor = strength * inverse;
   energy = factor * psi * cutoff;
   slope = factor * ((psi_slope - psi * inverse) * cutoff + psi * cutoff_slope * inverse_cutoff);
+}
+#elif PAIR_TERM == PAIR_LENNARD_JONES
+// Lennard-Jones 12-6 of a pair, the half of it that is its centre's (eV), and its slope by d (eV/A) (overwrites).
+// sigma: A, strength: 2 epsilon. Without a cutoff function (PAIR_EXPONENT 0) it ends at the cutoff with a jump.
+DEVICE void pair_term(
+    double& energy, double& slope, double d, double inverse_cutoff, double sigma, double strength) {
+  const double inverse = 1.0 / d, ratio = sigma * inverse, square = ratio * ratio, q = square * square * square;
+  energy = strength * (q * q - q);
+  slope = strength * (6.0 * q - 12.0 * q * q) * inverse;
+  if (PAIR_EXPONENT > 0.0) {
+    double cutoff, cutoff_slope;
+    polynomial_cutoff(cutoff, cutoff_slope, d * inverse_cutoff, PAIR_EXPONENT);
+    slope = slope * cutoff + energy * (cutoff_slope * inverse_cutoff);
+    energy *= cutoff;
+  }
 }
 #endif

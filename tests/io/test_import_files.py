@@ -179,9 +179,13 @@ def test_options_that_are_known_and_not_supported_are_named() -> None:
         return change
 
     pair = {"_target_": "nequip.nn.pair_potential.LennardJones", "lj_sigma": 1.0}
+    simple = {"_target_": "nequip.nn.pair_potential.SimpleLennardJones", "lj_sigma": 1.0, "lj_epsilon": 0.1}
     changes: dict[str, Callable[[Source], object]] = {
         "model.pair_potential._target_ is 'nequip.nn.pair_potential.LennardJones', which is not supported": (
             lambda s: s.config.update(pair_potential=pair)
+        ),
+        "'nequip.nn.pair_potential.SimpleLennardJones', which is not supported: nequip cannot build": (
+            lambda s: s.config.update(pair_potential=simple)
         ),
         "model.scatter_features is true (of allegro.nn.Allegro_Module)": lambda s: s.config.update(
             scatter_features=True
@@ -235,7 +239,7 @@ def test_zbl_cutoff_follows_the_version_of_nequip() -> None:
     source = open_source(CHECKPOINT)
     for version, exponent in (("0.16.3", 4.0), ("0.17.0", 7.0), ("0.19.1", 7.0), ("0.8.0", 4.0)):
         source.versions["nequip"] = version
-        zbl = build_model(source).model.zbl
+        zbl = build_model(source).model.pair_term
         assert zbl is not None and zbl.cutoff_exponent == exponent, version
     del source.versions["nequip"]
     with pytest.raises(CheckpointImportError, match="version of nequip"):

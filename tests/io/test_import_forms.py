@@ -59,7 +59,7 @@ def test_every_form_gives_the_model_of_the_checkpoint(name: str, ending: str) ->
     assert [layer.latent.activation for layer in found.model.layers] == [
         layer.latent.activation for layer in expected.model.layers
     ]
-    exponents = [None if m.zbl is None else m.zbl.cutoff_exponent for m in (found.model, expected.model)]
+    exponents = [None if m.pair_term is None else m.pair_term.cutoff_exponent for m in (found.model, expected.model)]
     assert exponents[0] == exponents[1]
 
 

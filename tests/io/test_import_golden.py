@@ -47,7 +47,7 @@ def test_golden_models_span_the_options() -> None:
     assert {model.parity for model in models} == {True, False}
     assert {model.trained_dtype for model in models} == {"float32", "float64"}
     assert {type(model.radial) for model in models} == {BesselEmbedding, SplineEmbedding}
-    assert {round(model.zbl.coulomb) for model in models if model.zbl is not None} == {14, 332}
+    assert {round(model.pair_term.coulomb) for model in models if model.pair_term is not None} == {14, 332}
     assert any(not np.array_equal(model.cutoffs, model.cutoffs.T) for model in models)
     assert any(len(set(model.environment_norms)) > 1 for model in models)
     irreps = {irrep for model in models for layer in model.layers for irrep in layer.irreps_in}

@@ -12,9 +12,9 @@ from support.cuda_center_module import EdgeModule, model_of
 from allegro_sim.kernels.cpu.fixed_point import FORCE_SCALE, forces_to_float, words_to_float
 from allegro_sim.kernels.numba_cuda.control import FOUND, WORDS
 from allegro_sim.model import reference_geometry as geometry
-from allegro_sim.model.description import BesselEmbedding, SplineEmbedding
-from allegro_sim.model.reference_layers import zbl_backward, zbl_forward
-from allegro_sim.potential.cuda.center_header import pair_terms_size, zbl_table
+from allegro_sim.model.description import BesselEmbedding, LennardJones, SplineEmbedding
+from allegro_sim.model.reference_pairs import pair_backward, pair_forward
+from allegro_sim.potential.cuda.center_header import pair_table, pair_terms_size
 
 ROWS, OWNED = 60, 25
 
@@ -45,7 +45,7 @@ class Chunks:
         self.capacity = -(-(most + 1) // 128) * 128
         self.constants = {
             "positions": self.positions, "images": self.images, "types": self.types, "cell": self.cell,
-            "cutoffs": np.ascontiguousarray(model.cutoffs), "zbl_table": zbl_table(model), "counts": self.counts,
+            "cutoffs": np.ascontiguousarray(model.cutoffs), "pair_table": pair_table(model), "counts": self.counts,
             "frequencies": np.asarray(getattr(model.radial, "frequencies", np.zeros(1)), np.float64),
             "energy_factors": model.edge_sum_norms * model.scales, "shifts": model.shifts.astype(np.float64),
             "chunk_centers": self.cuts,
@@ -119,8 +119,8 @@ def edge_gradients(chunks: Chunks, slopes: np.ndarray, gradients: np.ndarray) ->
     gradients = np.concatenate([np.zeros((len(gradients), 1)), gradients[:, 1:]], axis=1)
     by_units = geometry.spherical_harmonics_backward(gradients, units, model.l_max)
     by_lengths = slopes / cutoffs
-    if model.zbl is not None:
-        by_d, by_x = zbl_backward(np.ones(len(lengths)), model.zbl, lengths, lengths / cutoffs, *types)
+    if model.pair_term is not None:
+        by_d, by_x = pair_backward(np.ones(len(lengths)), model.pair_term, lengths, lengths / cutoffs, *types)
         by_lengths = by_lengths + by_d + by_x / cutoffs
     return geometry.lengths_backward(by_lengths, by_units, lengths, units)
 
@@ -147,12 +147,18 @@ def with_frequencies(model, frequencies: list[float], exponent: float):
     return replace(model, radial=radial)
 
 
+def with_lennard_jones(exponent: float | None):
+    return replace(model_of(1, 4, 1, per_pair_cutoffs=True), pair_term=LennardJones(1.3, 0.05, exponent))
+
+
 MODELS = {
     "bessel": lambda: model_of(2, 8, 1),
     "trained frequencies": lambda: with_frequencies(model_of(1, 8, 1), [0.97, 2.04, 3.3], 6.5),
     "one bessel": lambda: with_frequencies(model_of(0, 4, 1), [1.0], 2.0),
     "spline": lambda: model_of(3, 40, 1, spline=True),
     "repulsion": lambda: model_of(1, 4, 1, zbl=True, per_pair_cutoffs=True),
+    "Lennard-Jones": lambda: with_lennard_jones(5.0),
+    "Lennard-Jones, sharp": lambda: with_lennard_jones(None),
     "degree 5": lambda: model_of(5, 4, 1),
 }
 
@@ -187,16 +193,18 @@ def test_geometry(name, precision):
         assert not arrays["harmonics"][:, harmonics.shape[1] :].any()
         for key in ("pairs", "edge_center", "edge_neighbor"):
             assert not arrays[key][count:].any()
-        if model.zbl is not None:
+        if model.pair_term is not None:
             terms = arrays["pair_terms"].reshape(2, -1)
-            by_d, by_x = zbl_backward(np.ones(count), model.zbl, lengths, x, *types)
+            by_d, by_x = pair_backward(np.ones(count), model.pair_term, lengths, x, *types)
             slope = by_d + by_x / model.cutoffs[types]
-            assert np.allclose(terms[0, :count], zbl_forward(model.zbl, lengths, x, *types), rtol=1e-12, atol=1e-13)
+            assert np.allclose(
+                terms[0, :count], pair_forward(model.pair_term, lengths, x, *types), rtol=1e-12, atol=1e-13
+            )
             assert np.allclose(terms[1, :count], slope, rtol=1e-11, atol=1e-12)
             assert not terms[:, count:].any()
 
 
-@pytest.mark.parametrize("name", ["bessel", "one bessel", "spline", "repulsion", "degree 5"])
+@pytest.mark.parametrize("name", ["bessel", "one bessel", "spline", "repulsion", "Lennard-Jones", "degree 5"])
 def test_forces_and_virials(name):
     chunks = Chunks(EdgeModule(MODELS[name](), "double"))
     slopes, by_harmonics = random_gradients(chunks)
@@ -275,7 +283,7 @@ def test_large_gradients_are_summed_and_sums_out_of_range_reported():
     assert np.flatnonzero(chunks.results["faults"]).tolist() == [7]
 
 
-@pytest.mark.parametrize("name", ["bessel", "repulsion"])
+@pytest.mark.parametrize("name", ["bessel", "repulsion", "Lennard-Jones, sharp"])
 def test_energies(name):
     model = MODELS[name]()
     chunks = Chunks(EdgeModule(model, "double"))
@@ -283,8 +291,8 @@ def test_energies(name):
     edge_energies[chunks.starts[9]] = np.nan
     pairs = np.zeros(len(chunks.i))
     types = chunks.types[chunks.i], chunks.types[chunks.j]
-    if model.zbl is not None:
-        pairs = zbl_forward(model.zbl, chunks.d, chunks.d / model.cutoffs[types], *types)
+    if model.pair_term is not None:
+        pairs = pair_forward(model.pair_term, chunks.d, chunks.d / model.cutoffs[types], *types)
     chunks.results["faults"][3] = 1  # of an earlier evaluation
     for chunk in range(2):
         arrays, rows = chunks.geometry(chunk), chunks.rows(chunk)

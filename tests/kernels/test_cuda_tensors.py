@@ -231,7 +231,17 @@ def test_bits_do_not_depend_on_place_or_order_of_threads(name, options):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_gates_and_their_slopes_are_those_of_the_reference(precision):
     macros = {f"PRECISION_{name.upper()}": int(name == precision) for name in ("double", "single", "mixed")}
-    macros |= {"NT": 1, "NB": 1, "LDX": 8, "BESSELS": 1, "RADIAL_BESSEL": 1, "WITH_CONSTANTS": 0, "HAS_ZBL": 0}
+    macros |= {
+        "NT": 1,
+        "NB": 1,
+        "LDX": 8,
+        "BESSELS": 1,
+        "RADIAL_BESSEL": 1,
+        "WITH_CONSTANTS": 0,
+        "PAIR_TERM": 0,
+        "PAIR_ZBL": 1,
+        "PAIR_LENNARD_JONES": 2,
+    }
     macros |= {"CUTOFF_EXPONENT": 6.0, "WHOLE_FREQUENCIES": 0}
     gates = [("POLYNOMIAL_GATE", 3.5, 6.0), ("POLYNOMIAL_GATE", 4.0, 2.5), ("COSINE_GATE", 3.7, 0.8)]
     gates.append(("INSIDE_GATE", 3.5, 0.0))

@@ -10,8 +10,9 @@ import pytest
 from support.legacy import MODELS, legacy_model, legacy_source, legacy_structure
 
 from allegro_sim.errors import CheckpointImportError, ModelFileError
+from allegro_sim.model.caveats import jump_warnings
 from allegro_sim.model.consistency import find_inconsistency, named_arrays
-from allegro_sim.model.description import AllegroModel
+from allegro_sim.model.description import AllegroModel, LennardJones, Zbl
 from allegro_sim.model.reference import evaluate_structure
 from allegro_sim.model.weight_file import load_model, save_model, summary
 from allegro_sim.tools.importing.legacy import read_legacy_model
@@ -41,7 +42,11 @@ def _import(name: str, changes: dict, tensors: dict | None = None, drop: str = "
         ("five_layers", {"r_max": 3.9}, "per_layer_cutoffs does not hold"),
         ("five_layers", {"latent_mlp_latent_dimensions": [16, 8]}, "calls for"),
         ("so3_replaced", {"per_layer_cutoffs": [4.0, 4.0, 3.0]}, "per_layer_cutoffs"),
-        ("zbl_02", {"pair_style": "LJ"}, "pair_style is 'LJ'"),
+        ("zbl_02", {"pair_style": "LJ"}, "lj_sigma is missing"),
+        ("zbl_02", {"pair_style": "LJ_fancy"}, r"'LJ_fancy' \(nequip\.nn\.pair_potential\.LennardJones\)"),
+        ("zbl_02", {"pair_style": "Morse"}, "pair_style is 'Morse'"),
+        ("lj_02", {"SimpleLennardJones_lj_sigma": 1.0}, "SimpleLennardJones_lj_sigma"),
+        ("lj_pair_cutoffs", {"lj_use_cutoff": False}, "reaches beyond the cutoff of its pair"),
         ("zbl_02", {"units": "nano"}, "units is 'nano'"),
         ("zbl_02", {"model_builders": ["allegro.model.Allegro", "PairPotentialTerm", "PerSpeciesRescale"]},
          "before PerSpeciesRescale"),
@@ -86,8 +91,25 @@ def test_a_zbl_term_before_equal_scales_takes_them():
     builders = ["allegro.model.Allegro", "PairPotentialTerm", "PerSpeciesRescale", "RescaleEnergyEtc"]
     scales = {"per_species_rescale.scales": np.array([1.5, 1.5])}
     before, _ = _import("zbl_02", {"model_builders": builders}, scales)
-    assert before.zbl is not None
-    assert before.zbl.coulomb == pytest.approx(1.5 * legacy_model("zbl_02").zbl.coulomb, rel=1e-15)
+    assert isinstance(before.pair_term, Zbl)
+    assert before.pair_term.coulomb == pytest.approx(1.5 * legacy_model("zbl_02").pair_term.coulomb, rel=1e-15)
+
+
+def test_lennard_jones_is_what_upstream_computes_from_the_file():
+    """Of a folder the option times the factor on all energies, of a deployed model its module's own number."""
+    model, notes = _import("lj_02", {})
+    assert model.pair_term == LennardJones(1.4, 1.7 * 0.03, None)
+    assert "0.03" in notes[0] and "1.7" in notes[0]
+    assert [text for text in jump_warnings(model) if "Lennard-Jones" in text]
+    source = legacy_source("lj_02")
+    attributes = {"pair_potential.lj_epsilon": 0.03 / 1.7}
+    deployed = read_legacy_model(dataclasses.replace(source, attributes=attributes), {}, notes := [])[0]
+    assert deployed.pair_term.epsilon == pytest.approx(0.03, rel=1e-15) and not notes
+    wrong = {"pair_potential.lj_sigma": 1.5}
+    with pytest.raises(CheckpointImportError, match="lj_sigma"):
+        read_legacy_model(dataclasses.replace(source, attributes=wrong), {}, [])
+    with_cutoff, notes = _import("lj_pair_cutoffs", {})
+    assert with_cutoff.pair_term.cutoff_exponent == 6.0 and not jump_warnings(with_cutoff)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -103,7 +125,8 @@ def test_the_weight_file_gives_the_model_back(name, tmp_path):
     assert np.array_equal(before.forces, after.forces)
     assert summary(loaded)["generation"] == "legacy"
     with h5py.File(tmp_path / "model.h5") as file:
-        assert file.attrs["format_version"] == 2
+        assert file.attrs["format_version"] == (3 if isinstance(model.pair_term, LennardJones) else 2)
+    assert type(loaded.pair_term) is type(model.pair_term)
 
 
 @pytest.mark.parametrize(

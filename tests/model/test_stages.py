@@ -10,7 +10,8 @@ from support.random_models import random_model
 
 from allegro_sim.model import reference_geometry as geometry
 from allegro_sim.model import reference_layers as stages
-from allegro_sim.model.description import ACTIVATIONS, Mlp, Zbl
+from allegro_sim.model import reference_pairs as pairs
+from allegro_sim.model.description import ACTIVATIONS, LennardJones, Mlp, Zbl
 
 STEP = 1e-3
 # Fourth-order central differences at 1e-3: truncation h^4/30 f^(5) is below 1e-9 here, rounding about 1e-13 / h.
@@ -157,13 +158,17 @@ def test_edge_sum(rng):
     )
 
 
-def test_zbl(rng):
-    zbl = Zbl(np.array([1.0, 8.0]), 14.399645, 6.0)
+@pytest.mark.parametrize(
+    "term",
+    [Zbl(np.array([1.0, 8.0]), 14.399645, 6.0), LennardJones(0.7, 0.2, 5.0), LennardJones(0.7, 0.2, None)],
+    ids=["ZBL", "Lennard-Jones", "Lennard-Jones, sharp"],
+)
+def test_pair_terms(term, rng):
     lengths, x = np.array([0.4, 0.9, 1.5, 3.0]), np.array([0.1, 0.3, 0.5, 0.9])
     i, j, grad = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1]), rng.standard_normal(4)
     _check(
-        lambda lengths, x: (grad * stages.zbl_forward(zbl, lengths, x, i, j)).sum(),
-        stages.zbl_backward(grad, zbl, lengths, x, i, j),
+        lambda lengths, x: (grad * pairs.pair_forward(term, lengths, x, i, j)).sum(),
+        pairs.pair_backward(grad, term, lengths, x, i, j),
         lengths,
         x,
     )
@@ -172,6 +177,15 @@ def test_zbl(rng):
 def test_zbl_tends_to_the_bare_coulomb_energy():
     """Two directed edges of H-O at 1e-6 Å carry together K 1 8 / d, less screening of the order d / 0.1 Å."""
     zbl = Zbl(np.array([1.0, 8.0]), 14.399645, 6.0)
-    both = stages.zbl_forward(zbl, np.full(2, 1e-6), np.full(2, 1e-6), np.array([0, 1]), np.array([1, 0])).sum()
+    both = pairs.pair_forward(zbl, np.full(2, 1e-6), np.full(2, 1e-6), np.array([0, 1]), np.array([1, 0])).sum()
     # The published amplitudes sum to 0.99999.
     assert both == pytest.approx(14.399645 * 8.0 / 1e-6 * 0.99999, rel=1e-4)
+
+
+def test_lennard_jones_has_its_well_where_it_should():
+    """Two directed edges at 2^(1/6) sigma carry -epsilon together, and no force."""
+    term, distance = LennardJones(0.7, 0.2, None), np.full(2, 2.0 ** (1 / 6) * 0.7)
+    types = np.zeros(2, np.int64)
+    assert pairs.pair_forward(term, distance, distance, types, types).sum() == pytest.approx(-0.2, rel=1e-14)
+    slope, _ = pairs.pair_backward(np.ones(2), term, distance, distance, types, types)
+    assert np.abs(slope).max() < 1e-14

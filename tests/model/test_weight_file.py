@@ -15,7 +15,14 @@ from allegro_sim.errors import ModelFileError, OutputError
 from allegro_sim.model.consistency import find_inconsistency, named_arrays
 from allegro_sim.model.description import BesselEmbedding
 from allegro_sim.model.self_check import make_reference_self_checks
-from allegro_sim.model.weight_file import load_model, read_provenance, read_self_checks, save_model, summary
+from allegro_sim.model.weight_file import (
+    FORMAT_VERSION,
+    load_model,
+    read_provenance,
+    read_self_checks,
+    save_model,
+    summary,
+)
 
 OPTIONS = [
     {},
@@ -151,9 +158,9 @@ def test_another_format(tmp_path):
 
 def test_newer_version(copy):
     with h5py.File(copy, "a") as file:
-        file.attrs["format_version"] = 3
+        file.attrs["format_version"] = FORMAT_VERSION + 1
     for read in (load_model, read_provenance, read_self_checks):
-        with pytest.raises(ModelFileError, match="version 3, newer than version 2"):
+        with pytest.raises(ModelFileError, match=f"version {FORMAT_VERSION + 1}, newer than version {FORMAT_VERSION}"):
             read(copy)
 
 
@@ -226,7 +233,7 @@ def test_a_flipped_bit_anywhere_changes_nothing_or_is_refused(copy, saved):
             refused += 1
             continue
         assert _same_arrays(model, found)
-        assert (found.hyperparameters, found.zbl.coulomb) == (model.hyperparameters, model.zbl.coulomb)
+        assert (found.hyperparameters, found.pair_term.coulomb) == (model.hyperparameters, model.pair_term.coulomb)
         assert found_provenance == provenance
         for check, wanted in zip(found_checks, checks, strict=True):
             assert np.array_equal(check.forces, wanted.forces)

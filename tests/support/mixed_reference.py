@@ -27,6 +27,7 @@ import numpy as np
 from allegro_sim.model import reference_geometry as geometry
 from allegro_sim.model import reference_identity as identity
 from allegro_sim.model import reference_layers as stages
+from allegro_sim.model import reference_pairs as pairs
 from allegro_sim.model.description import AllegroModel, BesselEmbedding, SplineEmbedding
 from allegro_sim.model.reference import Reference, StructureResult, brute_force_edges
 from allegro_sim.potential.folding import Chain, fold_model
@@ -234,11 +235,11 @@ class _Evaluation:
         energies = model.shifts[types] + stages.edge_sum_forward(edge_energies, centers, factors)
         grad_harmonics, grad_x = self._backward(factors[centers])
         grad_lengths = np.zeros(len(centers))
-        if model.zbl is not None:
-            of_edges = (model.zbl, self._lengths, self._x, types[centers], types[self._neighbors])
-            pair_energies = stages.zbl_forward(*of_edges)
+        if model.pair_term is not None:
+            of_edges = (model.pair_term, self._lengths, self._x, types[centers], types[self._neighbors])
+            pair_energies = pairs.pair_forward(*of_edges)
             energies = energies + stages.edge_sum_forward(pair_energies, centers, np.ones(len(types)))
-            grad_lengths, grad = stages.zbl_backward(np.ones(len(centers)), *of_edges)
+            grad_lengths, grad = pairs.pair_backward(np.ones(len(centers)), *of_edges)
             grad_x = grad_x + grad
         grad_units = geometry.spherical_harmonics_backward(grad_harmonics, self._units, model.l_max)
         grad_lengths = grad_lengths + grad_x / cutoffs

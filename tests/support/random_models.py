@@ -101,7 +101,7 @@ def random_model(
         edge_sum_norms=1.0 / np.sqrt(2.0 * neighbor_count),
         scales=rng.uniform(0.5, 2.0, num_types),
         shifts=rng.uniform(-5.0, 5.0, num_types),
-        zbl=Zbl(np.array(numbers, np.float64), 14.399645, 6.0) if zbl else None,
+        pair_term=Zbl(np.array(numbers, np.float64), 14.399645, 6.0) if zbl else None,
         hyperparameters={"seed": seed, "random": True},
     )
 

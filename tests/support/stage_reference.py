@@ -376,7 +376,7 @@ class _Chunk:
         model, after = self._model, self._after
         sums = np.bincount(self._centers, after["edge_energies"][: self._edges], self._num_centers)
         wanted = model.shifts[self._types] + (model.edge_sum_norms * model.scales)[self._types] * sums
-        if model.zbl is not None:
+        if model.pair_term is not None:
             wanted += np.bincount(self._centers, after["pair_terms"][: self._edges], self._num_centers)
         return {"energies": (after["energies"][self._start : self._start + self._num_centers], wanted)}
 
@@ -388,7 +388,7 @@ class _Chunk:
         by_harmonics[:, 1:] = self._harmonic_gradient(before)
         by_units = geometry.spherical_harmonics_backward(by_harmonics, units, model.l_max)
         radial = before["radial_slope"][:edges] / model.cutoffs.ravel()[before["pairs"][:edges]]
-        if model.zbl is not None:
+        if model.pair_term is not None:
             radial = radial + before["pair_terms"].reshape(2, -1)[1, :edges]
         gradients = geometry.lengths_backward(radial, by_units, lengths, units)
         wanted = np.zeros((len(before["forces"]), 3))

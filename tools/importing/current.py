@@ -138,7 +138,7 @@ def read_current(
         edge_sum_norms=norms / sqrt(2.0),
         scales=scales,
         shifts=shifts,
-        zbl=zbl,
+        pair_term=zbl,
         hyperparameters=source.full_config(),
         so3=track.so3,
     )

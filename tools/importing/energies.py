@@ -11,7 +11,10 @@ from allegro_sim.tools.importing.model_source import Source
 from allegro_sim.tools.importing.options import Options, Tensors
 
 _COULOMB = {"metal": 14.399645, "real": 332.06371}  # eV Å, kcal/mol Å: the values of LAMMPS and upstream
-_LENNARD_JONES = ("LennardJones", "SimpleLennardJones")
+_LENNARD_JONES = {
+    "LennardJones": "nequip does not give one energy for each atom with it",
+    "SimpleLennardJones": "nequip cannot build an Allegro model with it",
+}
 
 
 def read_cutoffs(options: Options, tensors: Tensors, type_names: list[str], notes: list[str]) -> np.ndarray:
@@ -83,11 +86,12 @@ def read_zbl(
     if section is None:
         return None, None
     target = section.take("_target_", "text")
-    if target.rsplit(".", 1)[-1] in _LENNARD_JONES:
+    why = _LENNARD_JONES.get(target.rsplit(".", 1)[-1])
+    if why is not None:
         raise section.error(
             "_target_",
-            f"is {target!r}, which is not supported: nequip 0.19.1 itself cannot evaluate an Allegro model with it, "
-            "so there are no numbers to test against",
+            f"is {target!r}, which is not supported: {why}, in any version from 0.7 to 0.19, so there are no numbers "
+            "to test against",
         )
     if target not in ("nequip.nn.pair_potential.ZBL", "nequip.nn.ZBL"):
         raise section.error(

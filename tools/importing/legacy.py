@@ -17,10 +17,11 @@ from allegro_sim.model.description import AllegroModel, BesselEmbedding, LatentC
 from allegro_sim.model.irreps import harmonic_irreps, irreps_chain, tensor_product_paths
 from allegro_sim.tools.importing.elements import assign_elements
 from allegro_sim.tools.importing.legacy_energies import (
+    PairContext,
     read_edge_scales,
     read_edge_sum_norm,
     read_energies,
-    read_legacy_zbl,
+    read_legacy_pair_term,
 )
 from allegro_sim.tools.importing.legacy_options import finish_legacy_options, refuse_legacy_options
 from allegro_sim.tools.importing.legacy_parts import (
@@ -109,7 +110,8 @@ class _Reader:
         edge_scales = read_edge_scales(options, self.tensors, self.num_types)
         sum_norm = read_edge_sum_norm(options, self.source, self.count)
         scales, shifts, scale_by = read_energies(self.tensors, self.num_types)
-        zbl, species = read_legacy_zbl(options, self.tensors, builders, (scales, scale_by, self.exponent), self.notes)
+        of_pairs = PairContext(builders, scales, scale_by, self.exponent, bool(np.all(cutoffs == self.r_max)))
+        pair_term, species = read_legacy_pair_term(options, self.tensors, self.source, of_pairs, self.notes)
         for name in [*_CONSTANTS, *(name for name in self.source.tensors if name.endswith("._bias_dummy"))]:
             if name in self.tensors:
                 self.tensors.take(name, weight=False)
@@ -136,7 +138,7 @@ class _Reader:
             edge_sum_norms=np.full(self.num_types, sum_norm),
             scales=scale_by * scales,
             shifts=scale_by * shifts,
-            zbl=zbl,
+            pair_term=pair_term,
             generation="legacy",
             hyperparameters=_plain({k: v for k, v in self.source.config.items() if not k.endswith("_idcs")}),
             so3=self.so3,

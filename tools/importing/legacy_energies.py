@@ -1,12 +1,13 @@
-"""Scales, shifts, norms and the ZBL term of a legacy Allegro model, from its options and tensors."""
+"""Scales, shifts, norms and the pair term of a legacy Allegro model, from its options and tensors."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
 
-from allegro_sim.model.description import Zbl
+from allegro_sim.model.description import LennardJones, Zbl
 from allegro_sim.tools.importing.legacy_parts import check_attribute
 from allegro_sim.tools.importing.legacy_source import LegacySource
 from allegro_sim.tools.importing.options import Options, Tensors
@@ -60,19 +61,22 @@ def read_energies(tensors: Tensors, num_types: int) -> tuple[np.ndarray, np.ndar
     return per_type[0], per_type[1], scale_by
 
 
-def read_legacy_zbl(
-    options: Options,
-    tensors: Tensors,
-    builders: list[str],
-    energies: tuple[np.ndarray, float, float],
-    notes: list[str],
-) -> tuple[Zbl | None, list[str] | None]:
-    """The ZBL term, if any, and the chemical symbol of each type where the configuration states them.
+@dataclass(frozen=True)
+class PairContext:
+    """What of the rest of the model bears on its pair term."""
 
-    energies: scales of the types, factor on all energies, exponent of the cutoff of the edges.
-    """
-    scales, scale_by, exponent = energies
-    num_types = len(scales)
+    builders: list[str]  # names of the model builders, in their order
+    scales: np.ndarray  # (nt,), of the types' energies
+    scale_by: float  # factor on all energies
+    exponent: float  # of the polynomial cutoff of the edges
+    cutoffs_are_r_max: bool  # those of all pairs of types
+
+
+def read_legacy_pair_term(
+    options: Options, tensors: Tensors, source: LegacySource, context: PairContext, notes: list[str]
+) -> tuple[Zbl | LennardJones | None, list[str] | None]:
+    """The pair term, if any, and the chemical symbol of each type where the configuration states them."""
+    num_types, builders = len(context.scales), context.builders
     symbols = options.take("type_to_chemical_symbol", "mapping", None) or {}
     named = {int(key): str(symbol) for key, symbol in symbols.items()}
     species = [named[t] for t in range(num_types)] if set(named) >= set(range(num_types)) else None
@@ -80,22 +84,62 @@ def read_legacy_zbl(
         options.ignore("pair_style", "units")
         return None, species
     style = options.take("pair_style", "text")
-    if style != "ZBL":
-        raise options.error("pair_style", f"is {style!r}, which is not supported; ZBL is")
+    if style == "LJ_fancy":
+        raise options.error(
+            "pair_style",
+            "is 'LJ_fancy' (nequip.nn.pair_potential.LennardJones), which is not supported: nequip 0.6 gives each atom "
+            "as many energies as the structure has edges with it, and forces of their sum, so there are no numbers to "
+            "test against",
+        )
+    if style not in ("ZBL", "LJ"):
+        raise options.error("pair_style", f"is {style!r}, which is not supported; ZBL and LJ are")
+    factor = context.scale_by
+    if "PerSpeciesRescale" in builders[builders.index("PairPotentialTerm") :]:  # which then acts on this term too
+        if np.ptp(context.scales) > 0:
+            raise options.error(
+                "model_builders",
+                f"puts PairPotentialTerm before PerSpeciesRescale: a pair term ({style}) that is scaled by the type of "
+                "the atom is not supported",
+            )
+        factor *= float(context.scales[0])
+    if style == "LJ":
+        return _lennard_jones(options, source, context, factor, notes), species
     units = options.take("units", "text", None)
     if units not in (*_COULOMB, None):
         raise options.error("units", f"is {units!r}; metal or real is expected")
     if units == "real":
         notes.append("the ZBL term is in LAMMPS units `real`: energies seem to be kcal/mol, but are taken as eV here")
-    factor = scale_by
-    if "PerSpeciesRescale" in builders[builders.index("PairPotentialTerm") :]:  # which then acts on this term too
-        if np.ptp(scales) > 0:
-            raise options.error(
-                "model_builders",
-                "puts PairPotentialTerm before PerSpeciesRescale: a ZBL term that is scaled by the type of the atom is "
-                "not supported",
-            )
-        factor *= float(scales[0])
     numbers = tensors.take("pair_potential.atomic_numbers", (num_types,), weight=False)
     half_coulomb = float(tensors.take("pair_potential._qqr2exesquare", (), weight=False))
-    return Zbl(numbers, 2.0 * factor * half_coulomb, exponent), species
+    return Zbl(numbers, 2.0 * factor * half_coulomb, context.exponent), species
+
+
+def _lennard_jones(
+    options: Options, source: LegacySource, context: PairContext, factor: float, notes: list[str]
+) -> LennardJones:
+    """`pair_style: LJ`, which is nequip.nn.pair_potential.SimpleLennardJones: plain numbers, and no tensors.
+
+    Training divides epsilon by the factor on all energies, so that it comes out as given. That number is no tensor, and
+    a model that is read back (to be evaluated or deployed) starts from the option again: its term is multiplied by the
+    factor. What upstream computes from the file is what is imported here.
+    """
+    options.ignore("units")
+    sigma = float(options.take("lj_sigma", "number"))
+    epsilon = float(options.take("lj_epsilon", "number"))
+    with_cutoff = options.take("lj_use_cutoff", "flag", False)
+    check_attribute(source.attributes, "pair_potential.lj_sigma", sigma, source.path)
+    check_attribute(source.attributes, "pair_potential.lj_use_cutoff", with_cutoff, source.path)
+    stored = source.attributes.get("pair_potential.lj_epsilon", epsilon)  # what a deployed model computes with
+    if not with_cutoff and not context.cutoffs_are_r_max:
+        raise options.error(
+            "lj_use_cutoff",
+            "is false, with cutoffs of pairs of types below r_max: a pair term that reaches beyond the cutoff of its "
+            "pair is not supported",
+        )
+    if stored == epsilon and factor != 1.0:
+        notes.append(
+            f"nequip 0.6 does not keep lj_epsilon with the weights: in training it was {epsilon:g}, and every model "
+            f"read back from the file, here as with upstream's programs, has it times {factor:g}, the factor on all "
+            "energies"
+        )
+    return LennardJones(sigma, factor * float(stored), context.exponent if with_cutoff else None)

@@ -50,8 +50,8 @@ _MODEL_BEGINNINGS = (
     "embed_", "env_", "e3nn_basis", "Edgewise", "global_", "initial_scalar", "irreps", "l_max", "linear_",
     "LennardJones", "lj_", "norm_", "Normalized", "nonscalars", "normalize", "num_", "one_hot", "OneHot", "pad_",
     "pair_", "parity", "per_", "Polynomial", "PerSpecies", "radial_basis", "RadialBasis", "r_", "scatter",
-    "ScalarMLP", "self_edge", "spharm", "Spherical", "tensor", "total_energy_sum", "typeembed", "type_to", "units",
-    "use_original", "weight_", "ZBL",
+    "ScalarMLP", "self_edge", "SimpleLennardJones", "spharm", "Spherical", "tensor", "total_energy_sum", "typeembed",
+    "type_to", "units", "use_original", "weight_", "ZBL",
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from allegro_sim.model.description import AllegroModel, BesselEmbedding
+from allegro_sim.model.description import AllegroModel, BesselEmbedding, LennardJones, Zbl
 from allegro_sim.potential.folding import fold_model
 from allegro_sim.tools.importing.elements import symbol_of
 
@@ -29,10 +29,7 @@ def describe_model(model: AllegroModel, num_weights: int) -> list[str]:
         f"energy shifts     {_by_type(model, model.shifts, '.6f')} eV",
         f"energy scales     {_by_type(model, model.scales, '.6f')} eV",
     ]
-    if model.zbl is not None:
-        lines.append(
-            f"ZBL repulsion     yes, K = {model.zbl.coulomb} eV Å, cutoff exponent {model.zbl.cutoff_exponent:g}"
-        )
+    lines += _pair_lines(model.pair_term)
     written, computed = fold_model(model).multiply_adds
     lines.append(
         f"cost              {written:,} multiply-adds an edge as written, {computed:,} as computed here (forward)"
@@ -56,10 +53,19 @@ def _cutoff_lines(model: AllegroModel) -> list[str]:
     ]
 
 
+def _pair_lines(term: Zbl | LennardJones | None) -> list[str]:
+    if term is None:
+        return []
+    end = "sharp cutoff" if term.cutoff_exponent is None else f"cutoff exponent {term.cutoff_exponent:g}"
+    if isinstance(term, Zbl):
+        return [f"ZBL repulsion     yes, K = {term.coulomb} eV Å, {end}"]
+    return [f"Lennard-Jones     sigma {term.sigma:g} Å, epsilon {term.epsilon:g} eV, {end}"]
+
+
 def _units_text(model: AllegroModel) -> str:
-    if model.zbl is None:
+    if not isinstance(model.pair_term, Zbl):
         return "not stated in the checkpoint; energies are taken as eV, lengths as Å"
-    if model.zbl.coulomb > 100.0:  # Coulomb's constant in kcal/mol Å
+    if model.pair_term.coulomb > 100.0:  # Coulomb's constant in kcal/mol Å
         return "kcal/mol and Å by the ZBL term; energies are taken as eV all the same"
     return "eV and Å, as the ZBL term's"
 

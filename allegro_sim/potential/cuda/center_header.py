@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from allegro_sim.kernels.numba_cuda.control import FOUND
-from allegro_sim.model.description import AllegroModel, BesselEmbedding
+from allegro_sim.model.description import AllegroModel, BesselEmbedding, Zbl
 from allegro_sim.model.irreps import total_dim
 from allegro_sim.potential.cuda.mlp_shapes import Rounding
 
@@ -34,7 +34,7 @@ _C_TYPES = {
     # features
     "edge_energies": "double*", "latent_slope": "double*",
     # constants
-    "energy_factors": "double*", "shifts": "double*", "frequencies": "double*", "zbl_table": "double*",
+    "energy_factors": "double*", "shifts": "double*", "frequencies": "double*", "pair_table": "double*",
     "edge_scales": "double*",
     # numbers
     "chunk": "int", "capacity": "int", "max_centers": "int", "want_virial": "int", "want_atom_virials": "int",
@@ -97,7 +97,7 @@ _CHUNK = ("first", "chunk_centers", "chunk", "capacity")
 EDGE_GEOMETRY = KernelSpec(
     "edge_geometry", "geometry_of_edge",
     ("vectors", "pairs", "basis", "basis_slopes", "harmonics", "pair_terms", "edge_center", "edge_neighbor"),
-    ("positions", "images", "types", "cell", "cutoffs", "frequencies", "zbl_table", *_CHUNK), "row",
+    ("positions", "images", "types", "cell", "cutoffs", "frequencies", "pair_table", *_CHUNK), "row",
 )  # fmt: skip
 EDGE_FORCES = KernelSpec(
     "edge_forces", "forces_of_edge",
@@ -196,21 +196,33 @@ def environment_gradient_size(model: AllegroModel, max_centers: int) -> int:
     return (model.num_layers - 1) * max_centers * (model.l_max + 1) ** 2 * padded(model.num_tensor_features)
 
 
-def zbl_table(model: AllegroModel) -> np.ndarray:
-    """Constants of the repulsion by ordered pair of types, float64 (2, nt * nt).
+def pair_table(model: AllegroModel) -> np.ndarray:
+    """Constants of the pair term by ordered pair of types, float64 (2, nt * nt); zeros where the model has none.
 
-    Row 0: (Z_i^0.23 + Z_j^0.23) / 0.46850, 1/Å; row 1: K Z_i Z_j / 2, eV Å. Zeros where the model has no repulsion.
+    ZBL: (Z_i^0.23 + Z_j^0.23) / 0.46850, 1/Å, and K Z_i Z_j / 2, eV Å. Lennard-Jones: sigma, Å, and 2 epsilon, eV.
     """
-    if model.zbl is None:
-        return np.zeros((2, model.num_types**2))
-    numbers = np.asarray(model.zbl.atomic_numbers, np.float64)
-    scales = (numbers[:, None] ** 0.23 + numbers**0.23) / 0.46850
-    return np.stack([scales.ravel(), (0.5 * model.zbl.coulomb * numbers[:, None] * numbers).ravel()])
+    term, table = model.pair_term, np.zeros((2, model.num_types**2))
+    if isinstance(term, Zbl):
+        numbers = np.asarray(term.atomic_numbers, np.float64)
+        table[0] = ((numbers[:, None] ** 0.23 + numbers**0.23) / 0.46850).ravel()
+        table[1] = (0.5 * term.coulomb * numbers[:, None] * numbers).ravel()
+    elif term is not None:
+        table[0], table[1] = term.sigma, 2.0 * term.epsilon
+    return table
+
+
+def pair_defines(model: AllegroModel) -> dict[str, int | float]:
+    """Macros of the pair term: its kind, and the exponent of its cutoff function, 0 for none."""
+    kinds = {"PAIR_ZBL": 1, "PAIR_LENNARD_JONES": 2}
+    term = model.pair_term
+    kind = 0 if term is None else kinds["PAIR_ZBL" if isinstance(term, Zbl) else "PAIR_LENNARD_JONES"]
+    exponent = None if term is None else term.cutoff_exponent
+    return {**kinds, "PAIR_TERM": kind, "PAIR_EXPONENT": float(exponent or 0.0)}
 
 
 def pair_terms_size(model: AllegroModel, capacity: int) -> int:
-    """Elements of `pair_terms`, float64 [2][capacity]: repulsion and its slope by d; none without a repulsion."""
-    return 2 * capacity if model.zbl is not None else 0
+    """Elements of `pair_terms`, float64 [2][capacity]: the pair term and its slope by d; none without a pair term."""
+    return 2 * capacity if model.pair_term is not None else 0
 
 
 def center_defines(model: AllegroModel, precision: str, row_columns: int | None = None) -> dict[str, str]:
@@ -243,8 +255,6 @@ def center_defines(model: AllegroModel, precision: str, row_columns: int | None 
         "RADIAL_BESSEL": int(bessel), "WHOLE_FREQUENCIES": int(whole),
         "PAIR_FREQUENCIES": int(of_pairs), "WITH_CONSTANTS": int(constants), "SELF_EDGE": int(model.self_edge),
         "SEED_PAIRS": int(model.edge_scales is not None), "CUTOFF_EXPONENT": exponent,
-        "SPLINE_SPAN": span, "SCAN_BLOCK": SCAN_BLOCK, "HAS_ZBL": int(model.zbl is not None),
-        "ZBL_EXPONENT": float(model.zbl.cutoff_exponent) if model.zbl is not None else 6.0,
-        "CONTROL_FOUND": FOUND,
+        "SPLINE_SPAN": span, "SCAN_BLOCK": SCAN_BLOCK, "CONTROL_FOUND": FOUND, **pair_defines(model),
     }  # fmt: skip
     return {name: repr(value) for name, value in values.items()}

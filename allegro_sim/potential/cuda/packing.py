@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from allegro_sim.model.description import AllegroModel, BesselEmbedding
-from allegro_sim.potential.cuda.center_header import padded, zbl_table
+from allegro_sim.potential.cuda.center_header import padded, pair_table
 
 
 def pack_centers(model: AllegroModel, real: np.dtype, energy_weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -29,6 +29,6 @@ def pack_centers(model: AllegroModel, real: np.dtype, energy_weights: np.ndarray
         "energy_factors": energy_factors,
         "shifts": np.asarray(model.shifts, np.float64),
         "frequencies": np.asarray(frequencies, np.float64).ravel(),
-        "zbl_table": zbl_table(model),
+        "pair_table": pair_table(model),
         "cutoffs": np.ascontiguousarray(model.cutoffs, np.float64),
     }

@@ -22,6 +22,7 @@ from allegro_sim.parallel.cores import affinity
 from allegro_sim.potential.cuda.compile import FOLDER_VARIABLE, compile_module, module_name
 from allegro_sim.potential.cuda.device import MATRIX_UNITS
 from allegro_sim.potential.cuda.layout import Layout
+from allegro_sim.potential.folding import fold_model
 from allegro_sim.simulation import Simulation
 from allegro_sim.structure import Structure, read_structure
 from allegro_sim.tools.bench_upstream import commit
@@ -40,6 +41,9 @@ from allegro_sim.tools.gpu_report_device import CEILINGS_OPTIONS, CEILINGS_SOURC
 
 ZOO, LEGACY_ZOO = "zoo/", "legacy-zoo/"
 """Prefix of the small models of tests/data/golden."""
+
+ALLOY_ATOMS = 6
+"""Of the cluster for the model of many types: 30 edges, each of 10 million multiply-adds."""
 
 UPSTREAM_MEDIUM = {
     "_target_": "allegro.model.AllegroModel",
@@ -146,6 +150,7 @@ def prepare(folder: Path, architectures: list[str], upstream_python: str | None,
         (folder / f"ceilings.{architecture}.cubin").write_bytes(code)
     use_tests()
     _expect_water(expected)
+    _expect_alloy(expected, benchmark_model("many_types"))
     _expect_zoo(expected, cubins, architectures)
     _relax_dhfr(folder)
     if upstream_python:
@@ -158,7 +163,7 @@ def prepare(folder: Path, architectures: list[str], upstream_python: str | None,
 def save(path: Path, name: str, model: AllegroModel, structure: tuple, exact: Any) -> None:
     """Write exact results (with energies and forces), beside them those of the rounding reference of `mixed`.
 
-    That reference is of the current generation alone.
+    That reference is of the current generation alone, and of tables of all pairs of types.
     """
     use_tests()
     from support import mixed_reference as mixed
@@ -168,7 +173,7 @@ def save(path: Path, name: str, model: AllegroModel, structure: tuple, exact: An
         "model": np.array(name), "positions": positions, "pbc": pbc, "types": types,
         "energies": exact.energies, "forces": exact.forces, "spread": np.array(0.0),
     }  # fmt: skip
-    if not model.is_legacy:
+    if not model.is_legacy and fold_model(model).separable is None:
         ways = (mixed.MIXED, mixed.disturbed(0))
         rounded, noisy = (mixed.evaluate_structure(model, *structure, way) for way in ways)
         spread = np.sqrt(np.sum((noisy.forces - rounded.forces) ** 2) / np.sum(exact.forces**2))
@@ -181,7 +186,7 @@ def save(path: Path, name: str, model: AllegroModel, structure: tuple, exact: An
 def _expect_water(folder: Path) -> None:
     for name in MODELS:
         if name == "many_types":
-            continue  # plain NumPy would take gigabytes for its 28,000 edges
+            continue  # plain NumPy would take gigabytes for its 28,000 edges; see `_expect_alloy`
         model = benchmark_model(name)
         positions, cell, types = water_box(192, model)
         structure = (positions, cell, np.ones(3, bool), types)
@@ -197,6 +202,18 @@ def _relax_dhfr(folder: Path) -> None:
         changes = ["run.steps=0", 'run.device="cpu"', f'output.directory="{place}/run"']
         Simulation(load_settings(DHFR / "nvt.toml", changes), SerialComm()).run()
         shutil.copyfile(Path(place) / "run" / "minimized.xyz", folder / DHFR_RELAXED)
+
+
+def _expect_alloy(folder: Path, model: AllegroModel) -> None:
+    """A cluster of five elements, within one cutoff, for the model of many types."""
+    rng = np.random.default_rng(0)
+    grid = np.stack(np.meshgrid(*[np.arange(-2, 3)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    fcc = 1.8 * grid @ np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])  # Å; lattice constant 3.6 Å
+    nearest = np.argsort(np.linalg.norm(fcc, axis=1), kind="stable")[:ALLOY_ATOMS]
+    positions = fcc[nearest] + rng.normal(0.0, 0.1, (ALLOY_ATOMS, 3))
+    types = np.array([model.type_names.index(symbol) for symbol in ("Cr", "Mn", "Fe", "Co", "Ni")])
+    structure = (positions, None, np.zeros(3, bool), types[np.arange(ALLOY_ATOMS) % len(types)])
+    save(folder / "many_types.npz", "many_types", model, structure, evaluate_structure(model, *structure))
 
 
 def _expect_zoo(folder: Path, cubins: Path, architectures: list[str]) -> None:

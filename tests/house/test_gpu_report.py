@@ -14,9 +14,11 @@ from support.random_models import random_model, random_structure
 
 from allegro_sim.errors import DeviceError, OutputError
 from allegro_sim.model.reference import evaluate_structure
+from allegro_sim.potential import folding
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import system_buffers
 from allegro_sim.tools import gpu_report, gpu_report_device, gpu_report_prepare, roofline
+from allegro_sim.tools.benchmark_legacy import many_types_model
 from allegro_sim.tools.benchmark_models import benchmark_model, count_weights
 
 FACTS = {"date": "2000-01-01", "commit": "abc", "gpu": "none, a test", "driver": "1"}
@@ -43,8 +45,8 @@ class FakeCase:
     def results(self) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(self.facts["atoms"]), np.ones((self.facts["atoms"], 3))
 
-    def stages(self) -> dict[str, float]:
-        return {}
+    def stages(self) -> dict[str, float] | None:
+        return None if "legacy" in self._model else {}
 
     def memory(self) -> dict[str, int]:
         return {"held_bytes": 1}
@@ -177,6 +179,29 @@ def test_deviations_hold_each_precision_to_its_own_bounds():
     assert not holds(rounded, "mixed", energy=1e-3)
     wanted = dataclasses.replace(wanted, spread=1e-4)
     assert holds(rounded * (1 + 2e-4), "mixed") and not holds(rounded * (1 + 4e-4), "mixed")
+
+
+def test_stages_are_held_to_bounds_where_there_is_a_reference_for_them(record):
+    structure = (np.zeros((5, 3)), None, np.zeros(3, bool), np.zeros(5, int))
+    wanted = {
+        name: gpu_report.Expected(name, structure, np.zeros(5), np.ones((5, 3)), None, None, spread=0.0)
+        for name in ("bundled", "legacy-zoo/zbl_02")
+    }
+    assert gpu_report.run_items(gpu_report.accuracy_items(FakeGpu(), wanted), record, 1e9) == 0
+    assert record["accuracy/bundled/single"]["within_bounds"]["stages"] is True
+    assert "stages" not in record["accuracy/legacy-zoo/zbl_02/single"]["within_bounds"]
+
+
+def test_the_model_of_many_types_has_a_structure(tmp_path: Path, monkeypatch):
+    """A narrow one here: six atoms of five elements, all within the cutoff, and no rounding reference."""
+    model = many_types_model(l_max=1, num_layers=1, scalars=16, channels=4, hidden=(8,), readout=4)
+    (tmp_path / "manifest.json").write_text(json.dumps({"commit": "abc", "nvrtc": "13.0"}))
+    (tmp_path / "expected").mkdir()
+    monkeypatch.setattr(folding, "PAIR_TABLE_BYTES", 0)
+    gpu_report_prepare._expect_alloy(tmp_path / "expected", model)
+    found = gpu_report_prepare.Prepared(tmp_path).expected()["many_types"]
+    assert len(found.forces) == 6 and len(set(found.structure[3].tolist())) == 5
+    assert np.abs(found.forces).max() > 0.0 and found.rounded_forces is None
 
 
 def test_what_is_prepared_comes_back(tmp_path: Path):

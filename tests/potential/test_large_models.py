@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support.cuda_harness import cuda_potential, evaluate
 from support.random_models import random_model, random_structure
+from support.stage_reference import over_bounds, replay
 
 from allegro_sim.cell import Cell
 from allegro_sim.evaluation import Evaluator
@@ -59,6 +60,7 @@ def test_separable_two_body_features_on_cuda(hidden_width, precision, no_pair_ta
     assert np.sqrt(np.mean((result.forces - reference.forces) ** 2)) <= bound * rms
     assert np.abs(result.energies - reference.energies).max() <= bound * max(1.0, np.abs(reference.energies).max())
     assert np.abs(result.virial - reference.virial).max() <= bound * max(1.0, np.abs(reference.virial).max())
+    assert not over_bounds(replay(potential), precision)
 
 
 def few_of_an_alloy(count):
@@ -94,6 +96,7 @@ def test_the_shape_of_a_foundation_model_on_cuda(options, precision):
     rms = np.sqrt(np.mean(reference.forces**2))
     assert np.sqrt(np.mean((result.forces - reference.forces) ** 2)) <= bound * rms
     assert np.abs(result.energies - reference.energies).max() <= bound * max(1.0, np.abs(reference.energies).max())
+    assert not over_bounds(replay(potential), precision)
 
 
 def test_the_form_depends_on_the_size_alone(no_pair_tables):

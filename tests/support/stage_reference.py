@@ -22,6 +22,7 @@ from support.mixed_reference import LEAST_WIDTH, radial_basis, round_to_tf32, tr
 from allegro_sim.model import reference_geometry as geometry
 from allegro_sim.model import reference_identity as identity
 from allegro_sim.model import reference_layers as stages
+from allegro_sim.model.description import AllegroModel
 from allegro_sim.potential.cuda.engine import Engine
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.mlp_shapes import mlp_rounding
@@ -38,6 +39,11 @@ FORCES = 1e-9
 
 Values = dict[str, np.ndarray]
 Call = Callable[[], Any]
+
+
+def covers(model: AllegroModel) -> bool:
+    """Whether there are stages here for a model: those of the current generation."""
+    return not model.is_legacy
 
 
 def bound_of(name: str, precision: str) -> float:
@@ -128,7 +134,7 @@ class _Chunk:
         self._chains = dict(
             zip(
                 (shape.name for shape in layout.shapes),
-                (layout.folded.embedding[1:], *layout.folded.latents, layout.folded.readout),
+                (layout.folded.two_body_and_embedding[1:], *layout.folded.latents, layout.folded.readout),
                 strict=True,
             )
         )
@@ -226,14 +232,24 @@ class _Chunk:
         return gradient
 
     def _two_body(self, basis: np.ndarray) -> np.ndarray:
-        table = self._layout.folded.embedding[0].matrix.astype(self._real).astype(np.float64)
-        pairs = self._after["pairs"][: self._edges]
-        return self._cast(np.einsum("nz,znc->zc", basis[:, : self._edges].astype(np.float64), table[pairs]))
+        """Behind the table of all pairs of types; or concat(C[t_i], N[t_j]) * (b @ basis), where it is kept apart."""
+        pairs, apart = self._after["pairs"][: self._edges], self._layout.folded.separable
+        basis = basis[:, : self._edges].astype(np.float64)
+        if apart is None:
+            table = self._stored(self._layout.folded.embedding[0].matrix)
+            return self._cast(np.einsum("nz,znc->zc", basis, table[pairs]))
+        centers, neighbors = np.divmod(pairs, self._model.num_types)
+        factors = (self._stored(apart.center_types)[centers], self._stored(apart.neighbor_types)[neighbors])
+        return self._cast((basis.T @ self._stored(apart.basis)) * np.concatenate(factors, axis=1))
+
+    def _stored(self, constants: np.ndarray) -> np.ndarray:
+        """As the features' type holds them, in float64."""
+        return constants.astype(self._real).astype(np.float64)
 
     def _embedding_forward(self) -> dict:
         found: dict = {}
         rows = self._two_body(self._before["basis"])
-        if self._layout.folded.embedding[0].activated:
+        if self._layout.folded.two_body_and_embedding[0].activated:
             rows = self._activate("embedding", 0, rows, found)
         rows = self._forward("embedding", rows, found)
         scalars, channels = self._dimensions.scalars, self._dimensions.channels
@@ -248,7 +264,7 @@ class _Chunk:
         before = self._before
         gradient = [self._scalars(before["dx"], 0), *map(self._flat, map(before.__getitem__, ("denv", "dw")))]
         gradient = self._backward("embedding", np.concatenate(gradient, axis=1))
-        if self._layout.folded.embedding[0].activated:
+        if self._layout.folded.two_body_and_embedding[0].activated:
             gradient = self._cast(gradient * self._slope(before, "embedding", 0, gradient.shape[1]))
         slopes = self._two_body(before["basis_slopes"])
         wanted = np.einsum("zc,zc->z", gradient.astype(np.float64), slopes.astype(np.float64))

@@ -40,8 +40,8 @@ INDEX, SYSTEM = "index", "system"
 """The table's names for Numba's kernels, and for the module of lists and sums: they depend on no model."""
 
 MODULES = (
-    *(f"{name}-{precision}" for name in ("medium", "degree3") for precision in PRECISIONS),
-    *(f"{name}-mixed" for name in ("sc23", "legacy", "sc23_legacy", "many_types")),
+    *(f"{name}-{precision}" for name in ("medium", "degree3", "legacy") for precision in PRECISIONS),
+    *(f"{name}-mixed" for name in ("sc23", "sc23_legacy", "many_types")),
     SYSTEM,
     INDEX,
 )

@@ -262,11 +262,13 @@ class HostExecutor:
         return array.copy()
 
     def allocate_pinned(self, count: int, dtype: Any) -> np.ndarray:
+        self._refuse_in_capture("an allocation")
         self.pinned.append(count * np.dtype(dtype).itemsize)
         return np.full(self.pinned[-1], GUARD, np.uint8).view(dtype)
 
     def begin_download(self, copies: Sequence[tuple[np.ndarray, np.ndarray]]) -> Callable[[], None]:
         """The values of now, which arrive at the last moment that is allowed: when they are waited for."""
+        self._refuse_in_capture("a copy to the host")
         under_way = []
         for array, out in copies:
             assert (out.dtype, out.shape) == (array.dtype, array.shape) and out.flags.c_contiguous

@@ -96,6 +96,7 @@ def test_a_kill_between_any_two_writes_costs_at_most_the_frame_being_written(tmp
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_kill_while_the_indices_of_the_file_grow_costs_at_most_one_frame(tmp_path: Path) -> None:
     """Frame 1025 needs a fifth chunk of the step dataset, whose index then leaves its first block."""
     check_every_moment(tmp_path, frames=1025, last_writes=60)

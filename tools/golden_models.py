@@ -2,7 +2,7 @@
 
 MODELS are chosen by hand, each for something; `pairwise_models` adds models with random options until every two levels
 of FACTORS occur together in one of them; OLD_MODELS are of nequip 0.7 with nequip-allegro 0.4, which had other options.
-OTHER_IRREPS came later: models of SO(3), and with tensors of higher degree than the harmonics.
+OTHER_IRREPS came later: models of SO(3), with tensors of higher degree than the harmonics, with irreps repeated.
 """
 
 from __future__ import annotations
@@ -298,6 +298,22 @@ OTHER_IRREPS: dict[str, dict[str, Any]] = {
         "irreps_edge_sh": "1x0e+1x1o",
         "tensor_track_allowed_irreps": "1x0e+1x2e+1x2o+1x1o+1x1e",
         "num_layers": 3,
+    },
+    "repeated_harmonics": {
+        **_CHOSEN,
+        "irreps_edge_sh": "1x0e+1x1o+1x2e+1x1o+1x0e",
+        "tensor_track_allowed_irreps": "1x0e+1x1o+1x2e",
+        "num_tensor_features": 3,
+    },
+    "repeated_everywhere": {
+        **_CHOSEN,
+        "irreps_edge_sh": "1x0e+1x1o+1x1o",
+        "tensor_track_allowed_irreps": "1x0e+1x1e+1x1o+1x0e+1x1e+1x1o+1x1e",
+        "num_layers": 3,
+        "num_tensor_features": 2,
+        "weight_individual_irreps": False,
+        "tp_path_channel_coupling": False,
+        "model_dtype": "float32",
     },
 }
 

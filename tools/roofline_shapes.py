@@ -79,7 +79,7 @@ class Shape:
     def __init__(self, model: AllegroModel, precision: str) -> None:
         self.model, self.precision = model, precision
         self.real = 8 if precision == "double" else 4
-        self.m = (model.l_max + 1) ** 2
+        self.m = model.harmonic_components
         self.mp = -(-self.m // 4) * 4
         self.u, self.up = model.num_tensor_features, padded(model.num_tensor_features)
         self.sp = padded(model.num_scalar_features)

@@ -41,7 +41,7 @@ def named_arrays(model: AllegroModel) -> Iterator[tuple[str, np.ndarray, tuple[i
         embedding_width = model.radial.weights.shape[2] if model.radial.weights.ndim == 4 else 0
     widths = model.scalar_widths
     yield from _mlp_arrays("embed_mlp", model.embed_mlp, embedding_width, widths[0])
-    degrees = model.l_max + 1
+    degrees = len(model.harmonics)
     environment_width = channels * model.environment_weight_irreps
     if not model.is_legacy:
         tensor_width = channels * (degrees if model.tensor_linear.shape[-1] == channels * degrees else 1)
@@ -127,11 +127,18 @@ def _wrong_pair_term(term: Zbl | LennardJones | None) -> str | None:
 
 def _wrong_layer(model: AllegroModel) -> str | None:
     """Irreps or paths that are not those upstream makes of the hyperparameters."""
-    harmonics = harmonic_irreps(model.l_max, model.so3)
+    once = harmonic_irreps(model.l_max, model.so3)
+    if not set(model.repeated_harmonics) <= set(once):
+        return "'repeated_harmonics' has irreps that are no harmonics"
+    repeated = {"repeated_harmonics": model.repeated_harmonics, "repeated_tensors": model.repeated_tensors}
+    if model.is_legacy and any(repeated.values()):
+        return "repeated irreps are an option of the current generation"
     wrong = 0
     for narrowing in (False, True) if model.is_legacy else (False,):
-        chain = irreps_chain(model.l_max, model.parity, model.num_layers, so3=model.so3, narrowing=narrowing)
-        expected = [(a, b, tensor_product_paths(a, harmonics, b)) for a, b in pairwise(chain)]
+        chain = irreps_chain(
+            model.l_max, model.parity, model.num_layers, so3=model.so3, narrowing=narrowing, **repeated
+        )
+        expected = [(a, b, tensor_product_paths(a, model.harmonics, b)) for a, b in pairwise(chain)]
         found = [(layer.irreps_in, layer.irreps_out, layer.paths) for layer in model.layers]
         if found == expected:
             return None

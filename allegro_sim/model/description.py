@@ -3,7 +3,7 @@
 This is what the importer makes, the HDF5 weight file stores, and every potential computes from. Arrays are float64;
 `trained_dtype` says what the checkpoint held. Index letters: t type, u and v tensor channels, s scalar feature, p path,
 l degree. Widths: S scalar features, U tensor channels, D two-body embedding, nt types, P paths of a layer,
-nir = l_max + 1 irreps of the harmonics.
+nir irreps of the harmonics, l_max + 1 and `repeated_harmonics`.
 
 One class describes both generations: the stages are the same, and a model says of each how it is made. Fields from
 `self_edge` on are stages that the current generation (nequip-allegro since 0.4) does not have, at the value that means
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from allegro_sim.model.irreps import Irrep, Path
+from allegro_sim.model.irreps import Irrep, Path, harmonic_irreps, total_dim
 
 ACTIVATIONS = ("identity", "silu", "mish", "gelu", "ssp", "tanh", "sigmoid", "softplus")
 LATENT_UPDATES = ("concatenate", "residual", "replace")
@@ -147,6 +147,8 @@ class AllegroModel:
     generation: str = "current"  # or "legacy"
     hyperparameters: dict = field(default_factory=dict)  # upstream's own configuration, kept as it was found
     so3: bool = False  # all harmonics count as even under inversion
+    repeated_harmonics: tuple[Irrep, ...] = ()  # further copies of harmonics, behind those of degree 0 .. l_max
+    repeated_tensors: tuple[Irrep, ...] = ()  # further copies of irreps of V_1 .. V_{L-1}; see `irreps_chain`
     self_edge: bool = True  # the environment that an edge sees contains the edge itself
     latent_update: str = "concatenate"  # one of LATENT_UPDATES
     latent_factors: np.ndarray | None = None  # (L, 2), of "residual"
@@ -182,13 +184,23 @@ class AllegroModel:
         return (*into_latents, (self.num_layers,) if self.is_legacy else tuple(range(self.num_layers + 1)))
 
     @property
+    def harmonics(self) -> tuple[Irrep, ...]:
+        """Irreps of the harmonics Y, of V_0 and of the environments: degrees 0 .. l_max, then the repeated ones."""
+        return harmonic_irreps(self.l_max, self.so3) + self.repeated_harmonics
+
+    @property
+    def harmonic_components(self) -> int:
+        """M: numbers of all `harmonics`; (l_max + 1)^2 where none is repeated."""
+        return total_dim(self.harmonics)
+
+    @property
     def tensor_weight_irreps(self) -> int:
-        """Weights per channel of V_0: l_max + 1, or 1 where all degrees share one."""
+        """Weights per channel of V_0: nir, or 1 where all irreps share one."""
         if self.is_legacy:
             return self.environment_weight_irreps
         return self.tensor_linear.shape[1] // self.num_tensor_features
 
     @property
     def environment_weight_irreps(self) -> int:
-        """Weights per channel for the environment: l_max + 1, or 1 where all degrees share one."""
-        return self.l_max + 1 if self.individual_irreps else 1
+        """Weights per channel for the environment: nir, or 1 where all irreps share one."""
+        return len(self.harmonics) if self.individual_irreps else 1

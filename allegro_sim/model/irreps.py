@@ -1,6 +1,7 @@
 """Irreducible representations of O(3), and the paths of Allegro's tensor products.
 
-The tensor features V_k of layer k = 0..L transform as a list of irreps T_k, each irrep once per channel:
+The tensor features V_k of layer k = 0..L transform as a list of irreps T_k, each irrep once per channel (or more
+often, in models that were told so: further copies then stand behind the others):
 T_0 are the irreps of the spherical harmonics, T_L is the invariant 0e alone, and in between T_k holds what can be
 reached from T_{k-1} and still matters for T_L (Musaelian et al., Nat. Commun. 14, 579 (2023), "Methods").
 """
@@ -57,8 +58,20 @@ def couples(first: Irrep, second: Irrep, out: Irrep) -> bool:
     return triangle and first.parity * second.parity == out.parity
 
 
+def numbered(irreps: tuple[Irrep, ...]) -> tuple[tuple[Irrep, int], ...]:
+    """Each irrep with how many of its kind stand before it: one list's copies found in another, in order."""
+    return tuple((irrep, irreps[:place].count(irrep)) for place, irrep in enumerate(irreps))
+
+
 def irreps_chain(
-    l_max: int, parity: bool, num_layers: int, *, so3: bool = False, narrowing: bool = False
+    l_max: int,
+    parity: bool,
+    num_layers: int,
+    *,
+    so3: bool = False,
+    narrowing: bool = False,
+    repeated_harmonics: tuple[Irrep, ...] = (),
+    repeated_tensors: tuple[Irrep, ...] = (),
 ) -> tuple[tuple[Irrep, ...], ...]:
     """Irreps T_0 .. T_L of the tensor features before, between and after the L layers.
 
@@ -67,11 +80,12 @@ def irreps_chain(
     stays in T_k only if some product of it with the harmonics is in T_{k+1}.
 
     so3: see `harmonic_irreps`. narrowing: as allegro 0.2 did, what T_{k-1} lacks is not allowed in T_k either (k > 1);
-    that matters from five layers on.
+    that matters from five layers on. repeated_harmonics, repeated_tensors: further copies of harmonics and of allowed
+    irreps, which stand behind the others.
     """
-    harmonics = harmonic_irreps(l_max, so3)
+    harmonics = harmonic_irreps(l_max, so3) + repeated_harmonics
     both_parities = tuple(Irrep(degree, sign) for degree in range(l_max + 1) for sign in (1, -1))
-    allowed = both_parities if parity else harmonics
+    allowed = (both_parities if parity else harmonic_irreps(l_max, so3)) + repeated_tensors
     chain = [harmonics]
     for _ in range(num_layers - 1):
         before = chain[-1]

@@ -58,7 +58,7 @@ class StructureResult:
 class Trace:
     """Every intermediate of the forward pass; lists have an entry a layer. Letters and shapes as in the module's text.
 
-    N atoms, Z edges, U channels, S scalar features, M = (l_max + 1)^2.
+    N atoms, Z edges, U channels, S scalar features, M = `harmonic_components`.
     """
 
     types: np.ndarray  # (N,)
@@ -84,11 +84,12 @@ def forward(
     model: AllegroModel, types: np.ndarray, centers: np.ndarray, neighbors: np.ndarray, vectors: np.ndarray
 ) -> Trace:
     """Forward pass; arguments as for `evaluate`, but all edges inside their cutoffs."""
+    repeated = model.repeated_harmonics
     num_scalars, num_channels, num_edges = model.num_scalar_features, model.num_tensor_features, len(vectors)
     center_types, neighbor_types = types[centers], types[neighbors]
     lengths, units = geometry.lengths_forward(vectors)
     x = lengths / model.cutoffs[center_types, neighbor_types]
-    harmonics = geometry.spherical_harmonics_forward(units, model.l_max)
+    harmonics = geometry.spherical_harmonics_forward(units, model.l_max, repeated)
     radial = geometry.radial_forward(model.radial, x, center_types, neighbor_types)
     embedding, embed_before_activation = stages.mlp_forward(model.embed_mlp, radial)
 
@@ -98,15 +99,17 @@ def forward(
         return features[:, :num_scalars], weights
 
     tensor_weights = (embedding @ model.tensor_linear).reshape(num_edges, num_channels, model.tensor_weight_irreps)
-    tensors = [stages.weighted_harmonics_forward(tensor_weights, harmonics)]
+    tensors = [stages.weighted_harmonics_forward(tensor_weights, harmonics, repeated)]
     first_scalars, environment_weights = split(embedding @ model.first_projection)
     scalars = [first_scalars]
     all_environment_weights, environments, latent_before_activation = [], [], []
     for k, layer in enumerate(model.layers):
         all_environment_weights.append(environment_weights)
-        terms = stages.weighted_harmonics_forward(environment_weights, harmonics)
+        terms = stages.weighted_harmonics_forward(environment_weights, harmonics, repeated)
         environments.append(stages.environment_forward(terms, centers, model.environment_norms[types]))
-        tensors.append(stages.tensor_product_forward(layer, tensors[k], environments[k][centers], model.l_max))
+        tensors.append(
+            stages.tensor_product_forward(layer, tensors[k], environments[k][centers], model.l_max, repeated)
+        )
         invariants = tensors[-1][:, :, 0]
         latent, before_activation = stages.mlp_forward(layer.latent, np.concatenate([*scalars, invariants], axis=1))
         latent_before_activation.append(before_activation)
@@ -142,7 +145,7 @@ def backward(model: AllegroModel, trace: Trace) -> np.ndarray:
     types, centers, harmonics = trace.types, trace.centers, trace.harmonics
     center_types, neighbor_types = types[centers], types[trace.neighbors]
     num_edges, num_scalars = len(centers), model.num_scalar_features
-    norms = model.environment_norms[types]
+    norms, repeated = model.environment_norms[types], model.repeated_harmonics
     ones = np.ones(len(types))
 
     grad_edge_energies = stages.edge_sum_backward(ones, centers, (model.edge_sum_norms * model.scales)[types])
@@ -160,16 +163,18 @@ def backward(model: AllegroModel, trace: Trace) -> np.ndarray:
             grad_scalars[index] = grad_scalars[index] + grad
         grad_tensors[:, :, 0] += grad_invariants
         grad_tensors, grad_per_edge = stages.tensor_product_backward(
-            grad_tensors, layer, trace.tensors[k], trace.environments[k][centers], model.l_max
+            grad_tensors, layer, trace.tensors[k], trace.environments[k][centers], model.l_max, repeated
         )
         grad_environment = stages.environment_forward(grad_per_edge, centers, ones)
         grad_terms = stages.environment_backward(grad_environment, centers, norms)
         grad_environment_weights, grad = stages.weighted_harmonics_backward(
-            grad_terms, trace.environment_weights[k], harmonics
+            grad_terms, trace.environment_weights[k], harmonics, repeated
         )
         grad_harmonics += grad
 
-    grad_tensor_weights, grad = stages.weighted_harmonics_backward(grad_tensors, trace.tensor_weights, harmonics)
+    grad_tensor_weights, grad = stages.weighted_harmonics_backward(
+        grad_tensors, trace.tensor_weights, harmonics, repeated
+    )
     grad_harmonics += grad
     grad_projection = np.concatenate([grad_scalars[0], _flat(grad_environment_weights)], axis=1)
     grad_embedding = _flat(grad_tensor_weights) @ model.tensor_linear.T + grad_projection @ model.first_projection.T
@@ -183,7 +188,7 @@ def backward(model: AllegroModel, trace: Trace) -> np.ndarray:
         )
         grad_x = grad_x + grad
     grad_lengths = grad_lengths + grad_x / model.cutoffs[center_types, neighbor_types]
-    grad_units = geometry.spherical_harmonics_backward(grad_harmonics, trace.units, model.l_max)
+    grad_units = geometry.spherical_harmonics_backward(grad_harmonics, trace.units, model.l_max, repeated)
     return geometry.lengths_backward(grad_lengths, grad_units, trace.lengths, trace.units)
 
 

@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from allegro_sim.model.description import BesselEmbedding, SplineEmbedding
+from allegro_sim.model.irreps import Irrep
 
 # --- geometry ---------------------------------------------------------------------------------------------------------
 
@@ -100,17 +101,28 @@ def _harmonics_with_slopes(units: np.ndarray, l_max: int) -> tuple[np.ndarray, n
     return harmonics, slopes
 
 
-def spherical_harmonics_forward(units: np.ndarray, l_max: int) -> np.ndarray:
-    """Real spherical harmonics Y[z, m] (Z, (l_max+1)^2) of unit vectors (Z, 3), any l_max.
+def _sources(l_max: int, repeated: tuple[Irrep, ...]) -> np.ndarray:
+    """Which of the (l_max+1)^2 harmonics each component of `harmonics` is: they themselves, then the repeated ones."""
+    once = (l_max + 1) ** 2
+    copies = [np.arange(irrep.degree**2, (irrep.degree + 1) ** 2) for irrep in repeated]
+    return np.concatenate([np.arange(once), *copies])
+
+
+def spherical_harmonics_forward(units: np.ndarray, l_max: int, repeated: tuple[Irrep, ...] = ()) -> np.ndarray:
+    """Real spherical harmonics Y[z, m] (Z, M) of unit vectors (Z, 3), any l_max; further copies of some behind them.
 
     'Component' normalisation: the squares of the 2l+1 components of degree l sum to 2l+1. Order within a degree: -l..l.
+    M = (l_max+1)^2, or more where harmonics are repeated.
     """
-    return _harmonics_with_slopes(units, l_max)[0]
+    return _harmonics_with_slopes(units, l_max)[0][:, _sources(l_max, repeated)]
 
 
-def spherical_harmonics_backward(grad_harmonics: np.ndarray, units: np.ndarray, l_max: int) -> np.ndarray:
+def spherical_harmonics_backward(
+    grad_harmonics: np.ndarray, units: np.ndarray, l_max: int, repeated: tuple[Irrep, ...] = ()
+) -> np.ndarray:
     """dE/dn (Z, 3); its component along n has no meaning and is projected out by `lengths_backward`."""
-    return np.einsum("zm,zmc->zc", grad_harmonics, _harmonics_with_slopes(units, l_max)[1])
+    slopes = _harmonics_with_slopes(units, l_max)[1][:, _sources(l_max, repeated)]
+    return np.einsum("zm,zmc->zc", grad_harmonics, slopes)
 
 
 # --- two-body embedding -----------------------------------------------------------------------------------------------

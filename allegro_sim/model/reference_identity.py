@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from allegro_sim.model.description import Layer
-from allegro_sim.model.irreps import total_dim
+from allegro_sim.model.irreps import Irrep, total_dim
 from allegro_sim.model.reference_layers import (
     tensor_product_backward,
     tensor_product_forward,
@@ -30,26 +30,33 @@ from allegro_sim.model.reference_layers import (
 )
 
 
-def contraction_forward(layer: Layer, vector: np.ndarray, environment: np.ndarray, l_max: int) -> np.ndarray:
+def contraction_forward(
+    layer: Layer, vector: np.ndarray, environment: np.ndarray, l_max: int, repeated: tuple[Irrep, ...] = ()
+) -> np.ndarray:
     """(M n)[i,u,a] = sum_c M[i,u,a,c] n[i,u,c]: (N, U, dim of irreps_out) -> (N, U, dim of irreps_in).
 
     The couplings form a trilinear function of (V_k, A, V_{k+1}), and this is its derivative by V_k.
     """
     unused = np.zeros((*vector.shape[:2], total_dim(layer.irreps_in)))
-    return tensor_product_backward(vector, layer, unused, environment, l_max)[0]
+    return tensor_product_backward(vector, layer, unused, environment, l_max, repeated)[0]
 
 
 def contraction_backward(
-    grad_out: np.ndarray, layer: Layer, vector: np.ndarray, environment: np.ndarray, l_max: int
+    grad_out: np.ndarray,
+    layer: Layer,
+    vector: np.ndarray,
+    environment: np.ndarray,
+    l_max: int,
+    repeated: tuple[Irrep, ...] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """(dE/dn (N, U, dim of irreps_out), dE/dA (N, U, M)) from dE/d(M n): the trilinear function's other derivatives."""
-    grad_vector = tensor_product_forward(layer, grad_out, environment, l_max)
-    _, grad_environment = tensor_product_backward(vector, layer, grad_out, environment, l_max)
+    grad_vector = tensor_product_forward(layer, grad_out, environment, l_max, repeated)
+    _, grad_environment = tensor_product_backward(vector, layer, grad_out, environment, l_max, repeated)
     return grad_vector, grad_environment
 
 
 def center_vector_forward(
-    layers: tuple[Layer, ...], environments: list[np.ndarray], l_max: int
+    layers: tuple[Layer, ...], environments: list[np.ndarray], l_max: int, repeated: tuple[Irrep, ...] = ()
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """N_k (N, U, M) of the last of the given layers 0..k, from A_0 .. A_k (each (N, U, M)).
 
@@ -61,7 +68,7 @@ def center_vector_forward(
     partial = []
     for layer, environment in zip(reversed(layers), reversed(environments), strict=True):
         partial.append(vector)
-        vector = contraction_forward(layer, vector, environment, l_max)
+        vector = contraction_forward(layer, vector, environment, l_max, repeated)
     return vector, partial
 
 
@@ -71,23 +78,28 @@ def center_vector_backward(
     environments: list[np.ndarray],
     partial: list[np.ndarray],
     l_max: int,
+    repeated: tuple[Irrep, ...] = (),
 ) -> list[np.ndarray]:
     """dE/dA_0 .. dE/dA_k, each (N, U, M), from dE/dN_k (N, U, M)."""
     grad_environments = []
     for layer, environment, vector in zip(layers, environments, reversed(partial), strict=True):
-        grad_vector, grad_environment = contraction_backward(grad_vector, layer, vector, environment, l_max)
+        grad_vector, grad_environment = contraction_backward(grad_vector, layer, vector, environment, l_max, repeated)
         grad_environments.append(grad_environment)
     return grad_environments
 
 
 def invariants_forward(
-    tensor_weights: np.ndarray, harmonics: np.ndarray, center_vector: np.ndarray, centers: np.ndarray
+    tensor_weights: np.ndarray,
+    harmonics: np.ndarray,
+    center_vector: np.ndarray,
+    centers: np.ndarray,
+    repeated: tuple[Irrep, ...] = (),
 ) -> np.ndarray:
     """scal_k[z,u] = sum_m V_0[z,u,m] N_k[i(z),u,m]: (Z, U).
 
     tensor_weights (Z, U, nir | 1) and harmonics (Z, M) make V_0; center_vector (N, U, M); centers (Z,).
     """
-    tensors = weighted_harmonics_forward(tensor_weights, harmonics)
+    tensors = weighted_harmonics_forward(tensor_weights, harmonics, repeated)
     return (tensors * center_vector[centers]).sum(axis=2)
 
 
@@ -97,14 +109,15 @@ def invariants_backward(
     harmonics: np.ndarray,
     center_vector: np.ndarray,
     centers: np.ndarray,
+    repeated: tuple[Irrep, ...] = (),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(dE/dw (Z, U, nir | 1), dE/dY (Z, M), dE/dN_k (N, U, M)) from dE/dscal_k (Z, U).
 
     dE/dN_k[i,u,m] = sum over the edges z of i of dscal_k[z,u] V_0[z,u,m]: per centre again.
     """
-    tensors = weighted_harmonics_forward(tensor_weights, harmonics)
+    tensors = weighted_harmonics_forward(tensor_weights, harmonics, repeated)
     grad_center_vector = np.zeros_like(center_vector)
     np.add.at(grad_center_vector, centers, grad_invariants[:, :, None] * tensors)
     grad_tensors = grad_invariants[:, :, None] * center_vector[centers]
-    grad_weights, grad_harmonics = weighted_harmonics_backward(grad_tensors, tensor_weights, harmonics)
+    grad_weights, grad_harmonics = weighted_harmonics_backward(grad_tensors, tensor_weights, harmonics, repeated)
     return grad_weights, grad_harmonics, grad_center_vector

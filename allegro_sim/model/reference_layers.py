@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 
 from allegro_sim.model.description import Layer, Mlp
-from allegro_sim.model.irreps import component_slices, harmonic_irreps, total_dim
+from allegro_sim.model.irreps import Irrep, component_slices, harmonic_irreps, total_dim
 from allegro_sim.model.wigner import product_coefficients
 
 # --- activations ------------------------------------------------------------------------------------------------------
@@ -91,28 +91,34 @@ def mlp_backward(grad_y: np.ndarray, mlp: Mlp, before_activation: list[np.ndarra
 # --- tensor features and the environment of a centre ------------------------------------------------------------------
 
 
-def weighted_harmonics_forward(weights: np.ndarray, harmonics: np.ndarray) -> np.ndarray:
+def weighted_harmonics_forward(
+    weights: np.ndarray, harmonics: np.ndarray, repeated: tuple[Irrep, ...] = ()
+) -> np.ndarray:
     """V[z,u,m] = w[z,u,l(m)] Y[z,m]: (Z, U, nir) or (Z, U, 1), and (Z, M) -> (Z, U, M).
 
-    One weight per channel and degree, or (last dimension 1) one per channel for all degrees.
+    One weight per channel and irrep, or (last dimension 1) one per channel for all irreps. repeated: the last of the
+    harmonics' irreps, behind one of each degree.
     """
-    return weights[:, :, _weight_of_component(weights, harmonics)] * harmonics[:, None, :]
+    return weights[:, :, _weight_of_component(weights, harmonics, repeated)] * harmonics[:, None, :]
 
 
 def weighted_harmonics_backward(
-    grad_v: np.ndarray, weights: np.ndarray, harmonics: np.ndarray
+    grad_v: np.ndarray, weights: np.ndarray, harmonics: np.ndarray, repeated: tuple[Irrep, ...] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """(dE/dw, dE/dY) from dE/dV (Z, U, M)."""
-    column = _weight_of_component(weights, harmonics)
+    column = _weight_of_component(weights, harmonics, repeated)
     per_component = grad_v * harmonics[:, None, :]
     first_of_column = np.searchsorted(column, np.arange(weights.shape[2]))
     return np.add.reduceat(per_component, first_of_column, axis=2), (grad_v * weights[:, :, column]).sum(axis=1)
 
 
-def _weight_of_component(weights: np.ndarray, harmonics: np.ndarray) -> np.ndarray:
-    """Index into the weights' last dimension for each component m: its degree l(m), or 0 where one serves all."""
-    degrees = np.sqrt(np.arange(harmonics.shape[1])).astype(np.int64)
-    return degrees if weights.shape[2] > 1 else np.zeros_like(degrees)
+def _weight_of_component(weights: np.ndarray, harmonics: np.ndarray, repeated: tuple[Irrep, ...]) -> np.ndarray:
+    """Index into the weights' last dimension for each component m: its irrep l(m), or 0 where one serves all."""
+    if weights.shape[2] == 1:
+        return np.zeros(harmonics.shape[1], np.int64)
+    degrees = np.sqrt(np.arange(harmonics.shape[1] - total_dim(repeated))).astype(np.int64)
+    copies = np.repeat(degrees[-1] + 1 + np.arange(len(repeated)), [irrep.dim for irrep in repeated])
+    return np.concatenate([degrees, copies]).astype(np.int64)
 
 
 def environment_forward(per_edge: np.ndarray, centers: np.ndarray, norms: np.ndarray) -> np.ndarray:
@@ -133,34 +139,41 @@ def environment_backward(grad_a: np.ndarray, centers: np.ndarray, norms: np.ndar
 # --- tensor product ---------------------------------------------------------------------------------------------------
 
 
-def tensor_product_forward(layer: Layer, v: np.ndarray, environment: np.ndarray, l_max: int) -> np.ndarray:
+def tensor_product_forward(
+    layer: Layer, v: np.ndarray, environment: np.ndarray, l_max: int, repeated: tuple[Irrep, ...] = ()
+) -> np.ndarray:
     """V_{k+1}[z,u,c] = sum_p w[u,p] sqrt(2 l_out + 1) sum_{a,m} W3j_p[a,m,c] V_k[z,u,a] A_{i(z)}[u,m].
 
     v (Z, U, dim of irreps_in); environment (Z, U, M), the centre's A given to each of its edges -> (Z, U, dim of
     irreps_out). The edge is itself a part of A.
     """
     out = np.zeros((*v.shape[:2], total_dim(layer.irreps_out)))
-    for weights, a, m, c, coefficients in couplings(layer, l_max):
+    for weights, a, m, c, coefficients in couplings(layer, l_max, repeated):
         product = np.einsum("amc,zua,zum->zuc", coefficients, v[:, :, a], environment[:, :, m], optimize=True)
         out[:, :, c] += weights[:, None] * product
     return out
 
 
 def tensor_product_backward(
-    grad_out: np.ndarray, layer: Layer, v: np.ndarray, environment: np.ndarray, l_max: int
+    grad_out: np.ndarray,
+    layer: Layer,
+    v: np.ndarray,
+    environment: np.ndarray,
+    l_max: int,
+    repeated: tuple[Irrep, ...] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """(dE/dV_k (Z, U, dim in), dE/d(A of each edge's centre) (Z, U, M)) from dE/dV_{k+1}."""
     grad_v, grad_environment = np.zeros_like(v), np.zeros_like(environment)
-    for weights, a, m, c, coefficients in couplings(layer, l_max):
+    for weights, a, m, c, coefficients in couplings(layer, l_max, repeated):
         grad = weights[:, None] * grad_out[:, :, c]
         grad_v[:, :, a] += np.einsum("amc,zuc,zum->zua", coefficients, grad, environment[:, :, m], optimize=True)
         grad_environment[:, :, m] += np.einsum("amc,zuc,zua->zum", coefficients, grad, v[:, :, a], optimize=True)
     return grad_v, grad_environment
 
 
-def couplings(layer: Layer, l_max: int):
+def couplings(layer: Layer, l_max: int, repeated: tuple[Irrep, ...] = ()):
     """For each path: weights (U,), slices of V_k, harmonics and V_{k+1}, coefficients (2l1+1, 2l2+1, 2l3+1)."""
-    harmonics = harmonic_irreps(l_max)
+    harmonics = harmonic_irreps(l_max) + repeated
     slices_in, slices_harmonics = component_slices(layer.irreps_in), component_slices(harmonics)
     slices_out = component_slices(layer.irreps_out)
     for p, path in enumerate(layer.paths):

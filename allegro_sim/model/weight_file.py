@@ -36,8 +36,9 @@ from allegro_sim.model.irreps import Path as TensorPath
 from allegro_sim.model.self_check import SelfCheck
 
 FORMAT = "allegro-sim-model"
-FORMAT_VERSION = 3
-"""2 added the stages of the legacy generation and `so3`, 3 the Lennard-Jones term; a file has the least it needs."""
+FORMAT_VERSION = 4
+"""2 added the stages of the legacy generation and `so3`, 3 the Lennard-Jones term, 4 repeated irreps. A file has the
+least that it needs."""
 
 _HYPERPARAMETERS: dict[str, type] = {
     "generation": str,
@@ -49,20 +50,11 @@ _HYPERPARAMETERS: dict[str, type] = {
     "individual_irreps": bool,
     "trained_dtype": str,
 }
+_REPEATED = ("repeated_harmonics", "repeated_tensors")
 _LEGACY_HYPERPARAMETERS: dict[str, type] = {"self_edge": bool, "latent_update": str}
 _LEGACY_ARRAYS = ("latent_factors", "edge_scales")
 _LEGACY_LAYER_ARRAYS = ("environment_mix", "mix_in", "mix_out")
-_NOT_WEIGHTS = (
-    "types/",
-    "cutoffs",
-    "zbl/",
-    "environment_norms",
-    "edge_sum_norms",
-    "scales",
-    "shifts",
-    "latent_cutoff/",
-    "latent_factors",
-)
+_NOT_WEIGHTS = ("types/", "cutoffs", "zbl/", "environment_norms", "edge_sum_norms", "scales", "shifts", "latent_")
 
 
 def save_model(
@@ -156,7 +148,8 @@ def summary(model: AllegroModel) -> dict:
             "readout": model.readout.activation,
         },
         "num_paths": [len(layer.paths) for layer in model.layers],
-        "irreps": [" ".join(map(str, layer.irreps_in)) for layer in model.layers],
+        "irreps": [_irreps_text(layer.irreps_in) for layer in model.layers],
+        "repeated_irreps": sorted({str(irrep) for irrep in (*model.repeated_harmonics, *model.repeated_tensors)}),
         "zbl": isinstance(model.pair_term, Zbl),
         "lennard_jones": isinstance(model.pair_term, LennardJones),
         "scales": [float(scale) for scale in model.scales],
@@ -176,9 +169,13 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
     write_attribute(file, "format", FORMAT)
     least = 2 if model.is_legacy or model.so3 else 1
     least = 3 if isinstance(model.pair_term, LennardJones) else least
+    least = 4 if model.repeated_harmonics or model.repeated_tensors else least
     write_attribute(file, "format_version", least)
     if least > 1:
         write_attribute(file, "so3", model.so3)
+    if least > 3:
+        for name in _REPEATED:
+            write_attribute(file, name, _irreps_text(getattr(model, name)))
     for name in (*_HYPERPARAMETERS, *(_LEGACY_HYPERPARAMETERS if model.is_legacy else ())):
         write_attribute(file, name, getattr(model, name))
     write_texts(file, "types/names", model.type_names)
@@ -197,8 +194,8 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
     write_attribute(file["readout"], "activation", model.readout.activation)
     for k, layer in enumerate(model.layers):
         group = file[f"layers/{k}"]
-        write_attribute(group, "irreps_in", " ".join(map(str, layer.irreps_in)))
-        write_attribute(group, "irreps_out", " ".join(map(str, layer.irreps_out)))
+        write_attribute(group, "irreps_in", _irreps_text(layer.irreps_in))
+        write_attribute(group, "irreps_out", _irreps_text(layer.irreps_out))
         write_array(group, "paths", np.array([(path.first, path.second, path.out) for path in layer.paths], np.int64))
         write_attribute(group["latent"], "activation", layer.latent.activation)
         if layer.environment_mlp is not None:
@@ -212,6 +209,10 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
         write_attribute(file["latent_cutoff"], "parameter", model.latent_cutoff.parameter)
     _write_pair_term(file, model.pair_term)
     write_texts(file, "hyperparameters", [json.dumps(model.hyperparameters, sort_keys=True, default=str)])
+
+
+def _irreps_text(irreps: tuple[Irrep, ...]) -> str:
+    return " ".join(map(str, irreps))
 
 
 def _write_pair_term(file: h5py.File, term: Zbl | LennardJones | None) -> None:
@@ -265,6 +266,8 @@ def _read_model(reader: FieldReader) -> AllegroModel:
     legacy = hyperparameters["generation"] == "legacy"
     if reader.attribute("format_version", int) > 1:
         hyperparameters["so3"] = reader.attribute("so3", bool)
+    if reader.attribute("format_version", int) > 3:
+        hyperparameters.update({name: _read_irreps(reader, name) for name in _REPEATED})
     if legacy:
         hyperparameters.update(_read_legacy_stages(reader))
     embed_mlp = _read_mlp(reader.group("embed_mlp"))
@@ -335,14 +338,15 @@ def _read_mlp(reader: FieldReader) -> Mlp:
     return Mlp(tuple(reader.array(str(n)) for n in range(count)), reader.attribute("activation", str))
 
 
-def _read_layer(reader: FieldReader, legacy: bool) -> Layer:
+def _read_irreps(reader: FieldReader, name: str) -> tuple[Irrep, ...]:
     try:
-        irreps_in, irreps_out = (
-            tuple(Irrep.parse(text) for text in reader.attribute(name, str).split())
-            for name in ("irreps_in", "irreps_out")
-        )
+        return tuple(Irrep.parse(text) for text in reader.attribute(name, str).split())
     except ValueError as error:
         raise ModelFileError(f"{reader.path}: irreps of '{reader.name}': {error}.") from error
+
+
+def _read_layer(reader: FieldReader, legacy: bool) -> Layer:
+    irreps_in, irreps_out = (_read_irreps(reader, name) for name in ("irreps_in", "irreps_out"))
     paths = reader.array("paths", np.int64)
     if paths.ndim != 2 or paths.shape[1] != 3:
         raise ModelFileError(f"{reader.path}: '{reader.name}/paths' has shape {paths.shape}; expected (paths, 3).")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from allegro_sim.model.description import AllegroModel, BesselEmbedding, Mlp, SplineEmbedding
-from allegro_sim.model.irreps import component_slices, harmonic_irreps
+from allegro_sim.model.irreps import component_slices
 from allegro_sim.model.wigner import product_coefficients
 
 
@@ -243,12 +243,13 @@ def _legacy_tensor_cost(model: AllegroModel) -> int:
 
 def _tensor_costs(model: AllegroModel) -> tuple[int, int]:
     """Multiply-adds an edge of the tensor track: tensors on edges, and vectors of the centre."""
-    components, channels = (model.l_max + 1) ** 2, model.num_tensor_features
+    components, channels = model.harmonic_components, model.num_tensor_features
     environment = components * channels
     products = 0
     for layer in model.layers:
         for path in layer.paths:
-            degrees = (layer.irreps_in[path.first].degree, path.second, layer.irreps_out[path.out].degree)
+            irreps = layer.irreps_in[path.first], model.harmonics[path.second], layer.irreps_out[path.out]
+            degrees = tuple(irrep.degree for irrep in irreps)
             products += int(np.count_nonzero(product_coefficients(*degrees))) * channels
     direct = products + components * channels + model.num_layers * environment
     by_vectors = model.num_layers * (environment + (components + model.tensor_weight_irreps) * channels)
@@ -270,11 +271,9 @@ class Contraction:
 def contraction_list(model: AllegroModel, k: int, invariant_only: bool) -> Contraction:
     """The list of layer k; invariant_only: only entries that end in the invariant c = 0."""
     layer = model.layers[k]
-    harmonics = harmonic_irreps(model.l_max)
+    harmonics = model.harmonics
     in_slices, harmonic_slices = component_slices(layer.irreps_in), component_slices(harmonics)
     out_slices = component_slices(layer.irreps_out)
-    if k == 0:  # V_0 is made of the harmonics: count its components as theirs, whatever order or part of them it has
-        in_slices = tuple(harmonic_slices[irrep.degree] for irrep in layer.irreps_in)
     rows, values = [], []
     for p, path in enumerate(layer.paths):
         first, second, out = in_slices[path.first], harmonic_slices[path.second], out_slices[path.out]

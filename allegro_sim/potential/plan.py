@@ -14,7 +14,7 @@ from allegro_sim.kernels.cpu.radial import BESSEL, LENNARD_JONES, NO_PAIRS, PAIR
 from allegro_sim.kernels.cpu.simd import VECTOR_BYTES
 from allegro_sim.kernels.cpu.tensor_track import TensorTrack
 from allegro_sim.model.description import AllegroModel, BesselEmbedding, SplineEmbedding, Zbl
-from allegro_sim.model.irreps import total_dim
+from allegro_sim.model.irreps import component_slices, total_dim
 from allegro_sim.potential.direct import DirectPlan
 from allegro_sim.potential.folding import contraction_list, fold_model
 from allegro_sim.potential.programs import ProgramBuilder, Programs
@@ -29,10 +29,10 @@ def aligned_empty(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
     return raw[start : start + count * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
 
 
-def _slot_starts(l_max: int, slots: int) -> np.ndarray:
-    """First component of each range of components that share a weight: one range a degree, or one for all."""
-    ends = (l_max + 1) ** 2
-    return np.array([*(degree * degree for degree in range(slots)), ends] if slots > 1 else [0, ends], np.int64)
+def _slot_starts(model: AllegroModel, slots: int) -> np.ndarray:
+    """First component of each range of components that share a weight: one a harmonic, or one for all; their end."""
+    starts = [piece.start for piece in component_slices(model.harmonics)] if slots > 1 else [0]
+    return np.array([*starts, model.harmonic_components], np.int64)
 
 
 _NO_BESSEL: dict[str, Any] = {"frequencies": np.empty(0), "pair_frequencies": np.empty((0, 0)), "with_constants": 0}
@@ -66,7 +66,7 @@ class Plan:
     def __init__(self, model: AllegroModel, dtype: Any) -> None:
         self.model, self.dtype = model, np.dtype(dtype)
         self.folded = fold_model(model)
-        self._components = (model.l_max + 1) ** 2
+        self._components = model.harmonic_components
         separable = self.folded.separable
         self._num_basis = self.folded.embedding[0].matrix.shape[1] if separable is None else len(separable.basis)
         self._builder: Programs
@@ -164,6 +164,7 @@ class Plan:
             "cutoffs": np.array(model.cutoffs, np.float64),
             **_radial_constants(model.radial),
             "harmonic_norms": harmonic_norms(model.l_max),
+            "repeated_degrees": np.array([irrep.degree for irrep in model.repeated_harmonics], np.int64),
             "weights": weights,
             "programs": programs,
             "program_starts": starts,
@@ -182,10 +183,9 @@ class Plan:
 
     def _columns(self, slots: int) -> np.ndarray:
         """First column of each component's slot of weights, with zeros up to one more than a multiple of eight."""
-        components = np.arange(self._components)
-        columns = np.zeros(1 + -(-(len(components) - 1) // 8) * 8, np.int64)
-        if slots > 1:
-            columns[: len(components)] = np.sqrt(components).astype(np.int64) * self._builder.channels
+        columns = np.zeros(1 + -(-(self._components - 1) // 8) * 8, np.int64)
+        sizes = np.diff(_slot_starts(self.model, slots))
+        columns[: self._components] = np.repeat(np.arange(len(sizes)), sizes) * self._builder.channels
         return columns
 
     def bind(self, capacity: int) -> tuple[Network, TensorTrack | DirectTrack]:
@@ -198,13 +198,13 @@ class Plan:
 
         if self._direct is not None:
             slots = model.environment_weight_irreps
-            direct = self._direct.bind(place, _slot_starts(model.l_max, slots), self._columns(slots))
+            direct = self._direct.bind(place, _slot_starts(model, slots), self._columns(slots))
             return Network(buffers=table, **self._constants), direct
         layers = range(model.num_layers)
         track = TensorTrack(
             channels=self._builder.channels,
-            environment_slots=_slot_starts(model.l_max, model.environment_weight_irreps),
-            tensor_slots=_slot_starts(model.l_max, model.tensor_weight_irreps),
+            environment_slots=_slot_starts(model, model.environment_weight_irreps),
+            tensor_slots=_slot_starts(model, model.tensor_weight_irreps),
             environment_columns=self._columns(model.environment_weight_irreps),
             tensor_columns=self._columns(model.tensor_weight_irreps),
             environment_buffers=np.array([place(f"environment {k}") for k in layers]),

@@ -80,7 +80,7 @@ class Programs:
         self.forward: list[list[list[int]]] = []
         self.backward: list[list[list[int]]] = []
         # Written eight components at a time from column 0, 8, ... on, each time a whole vector.
-        eights = max(-(-((model.l_max + 1) ** 2 - 1) // 8) * 8, 8)
+        eights = max(-(-(model.harmonic_components - 1) // 8) * 8, 8)
         self.components = pad(eights - 8 + lanes(dtype), dtype)
 
     # --- blocks of feature vectors ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import numpy as np
 
 from .compilation import kernel
 from .edges import Edges, add_forces, edge_gradients, gather
-from .harmonics import harmonics
+from .harmonics import harmonics, repeat_harmonics
 from .inner import inner_kernel
 from .network import run_program
 from .radial import (
@@ -50,6 +50,7 @@ class Network(NamedTuple):
     spline_span: float
     cutoff_exponent: float
     harmonic_norms: np.ndarray  # float64 (l_max + 1, l_max + 1)
+    repeated_degrees: np.ndarray  # int64 (n,), of further copies of harmonics
     weights: np.ndarray  # F, all matrices of the programs
     buffers: np.ndarray  # int64 (buffers, 3), see network.py
     programs: np.ndarray  # int64 (steps, columns), all programs one after the other
@@ -109,6 +110,9 @@ def evaluate_chunk(
         network.edge_scales, edges.pairs, edges.lengths, edges.inverse_cutoffs, count,
     )  # fmt: skip
     harmonics(edges.harmonics, edges.harmonic_slopes, edges.scratch, edges.units, network.harmonic_norms, count)
+    repeat_harmonics(
+        edges.harmonics, edges.harmonic_slopes, network.repeated_degrees, len(network.harmonic_norms), count
+    )
     pair_terms(network, edges, count)
 
     # Program n <= L is the forward one before layer n, program 2 L + 1 - n its backward; tensor products stand in

@@ -90,3 +90,18 @@ def harmonics(values, slopes, scratch, units, norms, count):
                 slopes[3 * component, z] = radial * factor * by_q[z]
                 slopes[3 * component + 1, z] = norm * polar_slope[z] * part[z]
                 slopes[3 * component + 2, z] = radial * m * by_p[z]
+
+
+@inner_kernel
+def repeat_harmonics(values, slopes, repeated, degrees, count):
+    """Further copies of harmonics and slopes, behind those of `degrees` degrees from 0 on (overwrites their rows).
+
+    values, slopes: as for `harmonics`, with the rows of the copies; repeated: int64, the degree of each copy.
+    """
+    at = degrees * degrees
+    for degree in repeated:
+        for component in range(degree * degree, (degree + 1) * (degree + 1)):
+            values[at, :count] = values[component, :count]
+            for c in range(3):
+                slopes[3 * at + c, :count] = slopes[3 * component + c, :count]
+            at += 1

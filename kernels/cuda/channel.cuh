@@ -7,13 +7,8 @@
 #define ZERO_DSCAL 0
 #endif
 
-// Degree of component m, and which of `slots` weights a channel (one a degree, or a single one) it has.
-__device__ constexpr int degree_of(int m) {
-  int degree = 0;
-  while ((degree + 1) * (degree + 1) <= m) ++degree;
-  return degree;
-}
-__device__ constexpr int slot_of(int m, int slots) { return slots == 1 ? 0 : degree_of(m); }
+// Which of `slots` weights a channel (one an irrep, or a single one) component m has.
+__device__ constexpr int slot_of(int m, int slots) { return slots == 1 ? 0 : IRREP_OF(m); }
 
 template <int N> DEVICE void zero_channel(REAL (&values)[N]) {
 #pragma unroll

@@ -67,13 +67,13 @@ DEVICE void geometry_of_edge(
   pair_terms[rows + z] = slope;
 #endif
 
-  double values[M];
+  double values[HARMONICS];
   harmonics_of(values, rx * inverse, ry * inverse, rz * inverse);
 #pragma unroll
   for (int m = 0; m < MP; m += REALS_16) {
     REAL some[REALS_16];
 #pragma unroll
-    for (int n = 0; n < REALS_16; ++n) some[n] = m + n < M ? (REAL)values[m + n < M ? m + n : 0] : (REAL)0;
+    for (int n = 0; n < REALS_16; ++n) some[n] = m + n < M ? (REAL)values[m + n < M ? ORIGINAL_OF(m + n) : 0] : (REAL)0;
     store_wide(row + m, some);
   }
 }
@@ -93,7 +93,7 @@ DEVICE void gradient_of_edge(
 #pragma unroll
   for (int c = 0; c < 3; ++c) gradient[c] = radial * n[c];
 #else
-  double slopes[M];
+  double slopes[HARMONICS];
   slopes[0] = 0.0;
 #pragma unroll
   for (int slot = 0; slot < WARPS; ++slot) {
@@ -106,8 +106,8 @@ DEVICE void gradient_of_edge(
       for (int n = 0; n < REALS_16; ++n) {
         const int a = m + n;
         if (a == 0 || a >= M) continue;
-        double& slope = slopes[a < M ? a : 0];
-        slope = slot == 0 ? (double)some[n] : slope + (double)some[n];
+        double& slope = slopes[a < M ? ORIGINAL_OF(a) : 0];
+        slope = slot == 0 && a < HARMONICS ? (double)some[n] : slope + (double)some[n];
       }
     }
   }

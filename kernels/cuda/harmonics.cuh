@@ -52,8 +52,8 @@ struct LegendreColumn {
   }
 };
 
-// values[a] = Y_a of the unit vector (q, t, p) (overwrites all M).
-DEVICE void harmonics_of(double (&values)[M], double q, double t, double p) {
+// values[a] = Y_a of the unit vector (q, t, p) (overwrites).
+DEVICE void harmonics_of(double (&values)[HARMONICS], double q, double t, double p) {
   constexpr HarmonicNorms norms = make_harmonic_norms();
   double real = 1.0, imaginary = 0.0;  // (p + i q)^m
 #pragma unroll
@@ -76,7 +76,7 @@ DEVICE void harmonics_of(double (&values)[M], double q, double t, double p) {
 // (by_q, by_t, by_p) = sum over a > 0 of slopes[a] dY_a/d(q, t, p) (overwrites). Y is the polynomial above: only the
 // part along the sphere has a meaning.
 DEVICE void harmonics_gradient(
-    double& by_q, double& by_t, double& by_p, const double (&slopes)[M], double q, double t, double p) {
+    double& by_q, double& by_t, double& by_p, const double (&slopes)[HARMONICS], double q, double t, double p) {
   constexpr HarmonicNorms norms = make_harmonic_norms();
   by_q = by_t = by_p = 0.0;
   double real = 1.0, imaginary = 0.0, real_before = 0.0, imaginary_before = 0.0;  // the powers m and m - 1

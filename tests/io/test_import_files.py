@@ -192,7 +192,8 @@ def test_options_that_are_known_and_not_supported_are_named() -> None:
         ),
         "model.parity_setting is 'o2'": lambda s: s.config.update(parity_setting="o2"),
         "model.irreps_edge_sh has parities that": irreps("1x0e+1x1e+1x2o", "1x0e+1x1e"),
-        "model.irreps_edge_sh is '1x0e+1x1o+1x1o', with an irrep twice": irreps("1x0e+1x1o+1x1o", "1x0e+1x1o"),
+        "model.irreps_edge_sh has '2x1o'; upstream takes each irrep once in a term": irreps("1x0e+2x1o", "1x0e+1x1o"),
+        "model.tensor_track_allowed_irreps has '2x0e'; upstream": irreps("1x0e+1x1o", "2x0e+1x1o"),
         "model.irreps_edge_sh starts with 1o": irreps("1x1o+1x0e", "1x0e+1x1o"),
         "model.tensor_track_allowed_irreps gives layers without 0e": irreps("1x0e+1x1o", "1x1o+1x0e"),
     }

@@ -84,6 +84,17 @@ def test_a_model_of_so3_loads_as_one(tmp_path):
     assert loaded.so3 and loaded.generation == "current" and loaded.layers[1].paths == model.layers[1].paths
 
 
+def test_a_model_with_repeated_irreps_loads_as_one(tmp_path):
+    model = golden_model("repeated_everywhere")
+    save_model(tmp_path / "model.h5", model, {}, [])
+    loaded = load_model(tmp_path / "model.h5")
+    assert loaded.harmonics == model.harmonics and len(model.repeated_harmonics) == 1
+    assert loaded.repeated_tensors == model.repeated_tensors and len(model.repeated_tensors) == 4
+    assert all(a.paths == b.paths for a, b in zip(loaded.layers, model.layers, strict=True))
+    assert _same_arrays(model, loaded)
+    assert summary(loaded)["repeated_irreps"] == ["0e", "1e", "1o"]
+
+
 def test_provenance_and_self_checks_come_back(saved):
     assert read_provenance(saved) == PROVENANCE
     checks = read_self_checks(saved)

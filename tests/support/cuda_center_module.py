@@ -53,7 +53,8 @@ class CenterModule:
 
     def __init__(self, model: AllegroModel, precision: str, defines: dict[str, int] | None = None, **settings) -> None:
         self.model, self.real = model, real_of(precision)
-        self.sizes = {name: float(value) for name, value in center_defines(model, precision).items()}
+        defined = center_defines(model, precision).items()
+        self.sizes = {name: float(value) for name, value in defined if "(" not in name}
         self.specs = kernel_specs(model)
         source = source_of(model, precision, self.part, **(defines or {}))
         # There is more to compile than to compute.

@@ -16,11 +16,15 @@ FAST_BUILD = "-O0"
 TABLE_SHARE = 6
 """By default one in so many of the cases made by a table of pairs, and of each model at most one precision."""
 
+REPEATED = {"repeated_harmonics": "double", "repeated_everywhere": "mixed"}
+"""The precision by default of models that have irreps more than once."""
+
 
 def golden_cases(*precisions: str) -> Iterator[Any]:
-    """(name, precision): every model in each of these precisions; most of those made by a table of pairs are slow."""
+    """(name, precision): every model in each of these precisions; those that are not run by default are slow."""
     for n, name in enumerate(MODELS):
         for p, precision in enumerate(PRECISIONS):
             if precision in precisions:
                 always = not name.startswith("pairwise") or n % TABLE_SHARE == p
+                always = always and precision == REPEATED.get(name, precision)
                 yield pytest.param(name, precision, marks=() if always else (pytest.mark.slow,))

@@ -228,7 +228,9 @@ class _Evaluation:
         self._lengths, self._units = geometry.lengths_forward(self._vectors)
         self._x = self._lengths / cutoffs
         basis, self._basis_slopes = (self._cast(values) for values in radial_basis(model.radial, self._x))
-        self._harmonics = self._cast(geometry.spherical_harmonics_forward(self._units, model.l_max))
+        self._harmonics = self._cast(
+            geometry.spherical_harmonics_forward(self._units, model.l_max, model.repeated_harmonics)
+        )
         edge_energies = self._forward(basis)
 
         factors = (model.edge_sum_norms * model.scales)[types]
@@ -241,7 +243,9 @@ class _Evaluation:
             energies = energies + stages.edge_sum_forward(pair_energies, centers, np.ones(len(types)))
             grad_lengths, grad = pairs.pair_backward(np.ones(len(centers)), *of_edges)
             grad_x = grad_x + grad
-        grad_units = geometry.spherical_harmonics_backward(grad_harmonics, self._units, model.l_max)
+        grad_units = geometry.spherical_harmonics_backward(
+            grad_harmonics, self._units, model.l_max, model.repeated_harmonics
+        )
         grad_lengths = grad_lengths + grad_x / cutoffs
         return Reference(energies, geometry.lengths_backward(grad_lengths, grad_units, self._lengths, self._units))
 
@@ -257,13 +261,21 @@ class _Evaluation:
         all_scalars, self._environment_weights, self._environments, self._vectors_of_centers = [first], [], [], []
         for k in range(model.num_layers):
             self._environment_weights.append(self._channels(environment, slots))
-            terms = stages.weighted_harmonics_forward(self._environment_weights[k], self._harmonics)
+            terms = stages.weighted_harmonics_forward(
+                self._environment_weights[k], self._harmonics, model.repeated_harmonics
+            )
             self._environments.append(self._cast(stages.environment_forward(terms, self._centers, norms)))
-            vector, partial = identity.center_vector_forward(model.layers[: k + 1], self._environments, model.l_max)
+            vector, partial = identity.center_vector_forward(
+                model.layers[: k + 1], self._environments, model.l_max, model.repeated_harmonics
+            )
             self._vectors_of_centers.append((self._cast(vector), partial))
             invariants = self._cast(
                 identity.invariants_forward(
-                    self._tensor_weights, self._harmonics, self._vectors_of_centers[k][0], self._centers
+                    self._tensor_weights,
+                    self._harmonics,
+                    self._vectors_of_centers[k][0],
+                    self._centers,
+                    model.repeated_harmonics,
                 )
             )
             latent = self._latents[k].forward(np.concatenate([*all_scalars, invariants], axis=1))
@@ -291,18 +303,23 @@ class _Evaluation:
 
             vector, partial = self._vectors_of_centers[k]
             grad_weights, grad, grad_vector = identity.invariants_backward(
-                grad_invariants, self._tensor_weights, self._harmonics, vector, self._centers
+                grad_invariants, self._tensor_weights, self._harmonics, vector, self._centers, model.repeated_harmonics
             )
             grad_tensor_weights = self._cast(grad_tensor_weights + grad_weights)
             grad_harmonics += grad
             into_environments = identity.center_vector_backward(
-                grad_vector, layers[: k + 1], self._environments[: k + 1], partial, model.l_max
+                grad_vector,
+                layers[: k + 1],
+                self._environments[: k + 1],
+                partial,
+                model.l_max,
+                model.repeated_harmonics,
             )
             for index, grad in enumerate(into_environments):
                 grad_environments[index] = grad_environments[index] + grad
             grad_terms = stages.environment_backward(grad_environments[k], self._centers, norms)
             grad_weights, grad = stages.weighted_harmonics_backward(
-                grad_terms, self._environment_weights[k], self._harmonics
+                grad_terms, self._environment_weights[k], self._harmonics, model.repeated_harmonics
             )
             grad_environment = self._cast(grad_weights).reshape(len(self._centers), -1)
             grad_harmonics += grad

@@ -178,11 +178,11 @@ class _Chunk:
         return values["dA"].reshape(shape) if self._model.num_layers > 1 else np.zeros((0, 1, 1, 1))
 
     def _harmonics(self, values: Values) -> np.ndarray:
-        return values["harmonics"][: self._edges, : (self._model.l_max + 1) ** 2]
+        return values["harmonics"][: self._edges, : self._model.harmonic_components]
 
     def _harmonic_gradient(self, values: Values) -> np.ndarray:
         total = values["harmonic_gradient"].astype(np.float64).sum(axis=0)
-        return total[: self._edges, 1 : (self._model.l_max + 1) ** 2]
+        return total[: self._edges, 1 : self._model.harmonic_components]
 
     def _cast(self, values: np.ndarray) -> np.ndarray:
         return values.astype(self._real)
@@ -324,14 +324,18 @@ class _Chunk:
     def _center_forward(self, k: int) -> dict:
         model, before = self._model, self._before
         harmonics = self._harmonics(before).astype(np.float64)
-        terms = stages.weighted_harmonics_forward(self._weights(before["env"][k]).astype(np.float64), harmonics)
+        terms = stages.weighted_harmonics_forward(
+            self._weights(before["env"][k]).astype(np.float64), harmonics, model.repeated_harmonics
+        )
         norms = model.environment_norms[self._types].astype(self._real).astype(np.float64)
         environment = self._cast(stages.environment_forward(terms, self._centers, norms))
         used = self._has_edges()
         environments = [np.where(used, self._of_centers(before["A"][n]), 0.0) for n in range(k)] + [environment]
-        vector, _ = identity.center_vector_forward(model.layers[: k + 1], environments, model.l_max)
+        vector, _ = identity.center_vector_forward(
+            model.layers[: k + 1], environments, model.l_max, model.repeated_harmonics
+        )
         weights = self._weights(before["w"]).astype(np.float64)
-        invariants = identity.invariants_forward(weights, harmonics, vector, self._centers)
+        invariants = identity.invariants_forward(weights, harmonics, vector, self._centers, model.repeated_harmonics)
         return {
             f"A_{k}": (np.where(used, self._of_centers(self._after["A"][k]), 0.0), environment),
             f"scal_{k}": self._written(self._invariants(self._after["x"]), invariants, self._rounding.invariants[k]),
@@ -348,17 +352,26 @@ class _Chunk:
         weights = self._weights(before["w"]).astype(np.float64)
         own = self._weights(before["env"][k]).astype(np.float64)
         environments = [np.where(used, self._of_centers(before["A"][n]), 0.0) for n in range(k + 1)]
-        vector, partial = identity.center_vector_forward(model.layers[: k + 1], environments, model.l_max)
-        by_weights, by_harmonics, by_vector = identity.invariants_backward(
-            self._invariants(before["dx"]).astype(np.float64), weights, harmonics, vector, self._centers
+        vector, partial = identity.center_vector_forward(
+            model.layers[: k + 1], environments, model.l_max, model.repeated_harmonics
         )
-        into = identity.center_vector_backward(by_vector, model.layers[: k + 1], environments, partial, model.l_max)
+        by_weights, by_harmonics, by_vector = identity.invariants_backward(
+            self._invariants(before["dx"]).astype(np.float64),
+            weights,
+            harmonics,
+            vector,
+            self._centers,
+            model.repeated_harmonics,
+        )
+        into = identity.center_vector_backward(
+            by_vector, model.layers[: k + 1], environments, partial, model.l_max, model.repeated_harmonics
+        )
         if not last:
             earlier = self._environment_gradients(before)
             into = [grad + np.where(used, self._of_centers(earlier[n]), 0.0) for n, grad in enumerate(into)]
         norms = model.environment_norms[self._types].astype(self._real).astype(np.float64)
         terms = stages.environment_backward(into[k], self._centers, norms)
-        by_env, more = stages.weighted_harmonics_backward(terms, own, harmonics)
+        by_env, more = stages.weighted_harmonics_backward(terms, own, harmonics, model.repeated_harmonics)
         by_harmonics = (by_harmonics + more)[:, 1:]
         if not last:
             by_weights = by_weights + self._weights(before["dw"])
@@ -381,7 +394,7 @@ class _Chunk:
         lengths, units = geometry.lengths_forward(vectors)
         x = lengths / model.cutoffs.ravel()[after["pairs"][: self._edges]]
         basis, slopes = (self._cast(values) for values in radial_basis(model.radial, x))
-        harmonics = self._cast(geometry.spherical_harmonics_forward(units, model.l_max))
+        harmonics = self._cast(geometry.spherical_harmonics_forward(units, model.l_max, model.repeated_harmonics))
         return {
             "basis": (after["basis"][:, : self._edges].T, basis),
             "basis_slopes": (after["basis_slopes"][:, : self._edges].T, slopes),
@@ -400,9 +413,9 @@ class _Chunk:
         model, before, edges = self._model, self._before, self._edges
         vectors = before["vectors"][:, :edges].T
         lengths, units = geometry.lengths_forward(vectors)
-        by_harmonics = np.zeros((edges, (model.l_max + 1) ** 2))
+        by_harmonics = np.zeros((edges, model.harmonic_components))
         by_harmonics[:, 1:] = self._harmonic_gradient(before)
-        by_units = geometry.spherical_harmonics_backward(by_harmonics, units, model.l_max)
+        by_units = geometry.spherical_harmonics_backward(by_harmonics, units, model.l_max, model.repeated_harmonics)
         radial = before["radial_slope"][:edges] / model.cutoffs.ravel()[before["pairs"][:edges]]
         if model.pair_term is not None:
             radial = radial + before["pair_terms"].reshape(2, -1)[1, :edges]

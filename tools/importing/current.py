@@ -141,6 +141,8 @@ def read_current(
         pair_term=zbl,
         hyperparameters=source.full_config(),
         so3=track.so3,
+        repeated_harmonics=track.repeated_harmonics,
+        repeated_tensors=track.repeated_tensors,
     )
     return _with_equal_widths(model, embed_out)
 

@@ -71,7 +71,10 @@ def _units_text(model: AllegroModel) -> str:
 
 
 def _parity_text(model: AllegroModel) -> str:
-    return "SO(3)" if model.so3 else f"parity {'on' if model.parity else 'off'}"
+    text = "SO(3)" if model.so3 else f"parity {'on' if model.parity else 'off'}"
+    for kind, irreps in (("harmonics", model.repeated_harmonics), ("tensors", model.repeated_tensors)):
+        text += f", once more among the {kind}: {' '.join(map(str, irreps))}" if irreps else ""
+    return text
 
 
 def _radial_text(model: AllegroModel) -> str:

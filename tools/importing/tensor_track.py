@@ -3,7 +3,8 @@
 `allegro.model.FullAllegroModel` takes any set of irreps, in any order. The description knows three lists per l_max: the
 harmonics of degrees 0 to l_max and either their irreps or those of both parities, or all of even parity (SO(3)); see
 `irreps.irreps_chain`. Any other choice is the next larger list with weights of zero where the model has no path, which
-computes the same.
+computes the same. An irrep that is listed more than once is so many features of its kind a channel: its further copies
+stand at the end of the description's list.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from allegro_sim.model.irreps import (
     couples,
     harmonic_irreps,
     irreps_chain,
+    numbered,
     tensor_product_paths,
     total_dim,
 )
@@ -39,17 +41,29 @@ class TensorTrack:
     parity: bool
     so3: bool
 
+    @property
+    def repeated_harmonics(self) -> tuple[Irrep, ...]:
+        """Harmonics beyond the first of their kind."""
+        return tuple(irrep for irrep, number in numbered(self.harmonics) if number > 0)
+
+    @property
+    def repeated_tensors(self) -> tuple[Irrep, ...]:
+        """The same of T_1 .. T_{L-1}: pruning keeps all of a kind or none, so that all layers have as many of it."""
+        between = sorted({entry for irreps in self.chain[1:-1] for entry in numbered(irreps) if entry[1] > 0})
+        return tuple(irrep for irrep, _ in between)
+
     def spread_columns(self, weights: np.ndarray, first: int, shared: bool) -> np.ndarray:
         """Weights of channels and irreps, in the columns from `first` on, in the description's order of irreps.
 
-        Columns (U, number of harmonics), or (U,) where all irreps share one, become (U, l_max + 1); degrees the model
-        does not have get zeros.
+        Columns (U, number of harmonics), or (U,) where all irreps share one, become (U, nir); degrees the model does
+        not have get zeros.
         """
+        slots = numbered(harmonic_irreps(self.l_max, self.so3) + self.repeated_harmonics)
         tail = weights[:, first:]
         columns = tail[:, :, None] if shared else tail.reshape(len(tail), -1, len(self.harmonics))
-        spread = np.zeros((*columns.shape[:2], self.l_max + 1))
-        for place, irrep in enumerate(self.harmonics):
-            spread[:, :, irrep.degree] = columns[:, :, 0 if shared else place]
+        spread = np.zeros((*columns.shape[:2], len(slots)))
+        for place, entry in enumerate(numbered(self.harmonics)):
+            spread[:, :, slots.index(entry)] = columns[:, :, 0 if shared else place]
         return np.hstack([weights[:, :first], spread.reshape(len(tail), -1)])
 
 
@@ -88,12 +102,13 @@ def read_tensor_track(options: Options, num_layers: int) -> TensorTrack:
 
 
 def _irreps(options: Options, name: str, text: Any) -> tuple[Irrep, ...]:
+    counted = next((part.strip() for part in str(text).split("+") if "x" in part and part.strip()[:2] != "1x"), None)
+    if counted is not None:
+        raise options.error(name, f"has {counted!r}; upstream takes each irrep once in a term, as in 1x0e+1x0e")
     try:
         found = tuple(Irrep.parse(part.strip().removeprefix("1x")) for part in str(text).split("+"))
     except ValueError as error:
         raise options.error(name, f"cannot be read: {error}") from error
-    if len(set(found)) != len(found):
-        raise options.error(name, f"is {text!r}, with an irrep twice, which is not supported")
     return found
 
 
@@ -149,17 +164,29 @@ def read_layer(
 
 def _in_order(track: TensorTrack, k: int, weights: np.ndarray, latent: Mlp) -> Layer:
     """The layer with the description's irreps and paths; paths the checkpoint does not have weigh zero."""
-    chain = irreps_chain(track.l_max, track.parity, len(track.chain) - 1, so3=track.so3)
-    first, out, harmonics = chain[k], chain[k + 1], harmonic_irreps(track.l_max, track.so3)
-    own_first, own_out = track.chain[k], track.chain[k + 1]
-    own = {
-        (own_first[path.first], track.harmonics[path.second], own_out[path.out]): p
-        for p, path in enumerate(tensor_product_paths(own_first, track.harmonics, own_out))
-    }
+    chain = irreps_chain(
+        track.l_max,
+        track.parity,
+        len(track.chain) - 1,
+        so3=track.so3,
+        repeated_harmonics=track.repeated_harmonics,
+        repeated_tensors=track.repeated_tensors,
+    )
+    harmonics = harmonic_irreps(track.l_max, track.so3) + track.repeated_harmonics
+    first, out = chain[k], chain[k + 1]
+
+    def named_paths(first: tuple[Irrep, ...], second: tuple[Irrep, ...], out: tuple[Irrep, ...]) -> list[Any]:
+        """Of each path, which copies of which irreps it couples."""
+        lists = numbered(first), numbered(second), numbered(out)
+        paths = tensor_product_paths(first, second, out)
+        return [(lists[0][path.first], lists[1][path.second], lists[2][path.out]) for path in paths]
+
+    own_paths = named_paths(track.chain[k], track.harmonics, track.chain[k + 1])
+    own = {path: p for p, path in enumerate(own_paths)}
     paths = tensor_product_paths(first, harmonics, out)
     ordered = np.zeros((len(weights), len(paths)))
-    for p, path in enumerate(paths):
-        place = own.pop((first[path.first], harmonics[path.second], out[path.out]), None)
+    for p, path in enumerate(named_paths(first, harmonics, out)):
+        place = own.pop(path, None)
         if place is not None:
             ordered[:, p] = weights[:, place]
     assert not own, "the description's irreps contain those of every model"

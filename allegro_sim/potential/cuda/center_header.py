@@ -12,7 +12,7 @@ import numpy as np
 
 from allegro_sim.kernels.numba_cuda.control import FOUND
 from allegro_sim.model.description import AllegroModel, BesselEmbedding, Zbl
-from allegro_sim.model.irreps import total_dim
+from allegro_sim.model.irreps import component_slices, total_dim
 from allegro_sim.potential.cuda.mlp_shapes import Rounding
 
 ROW_BLOCK = 128
@@ -182,7 +182,7 @@ def chain_dims(model: AllegroModel) -> dict[tuple[int, int], int]:
 
     N_k,k is not kept: it is a multiple of A_k.
     """
-    dims = [(model.l_max + 1) ** 2, *(total_dim(layer.irreps_in) for layer in model.layers[1:])]
+    dims = [model.harmonic_components, *(total_dim(layer.irreps_in) for layer in model.layers[1:])]
     return {(k, j): dims[j] for k in range(model.num_layers) for j in range(k)}
 
 
@@ -193,7 +193,7 @@ def chain_size(model: AllegroModel, max_centers: int) -> int:
 
 def environment_gradient_size(model: AllegroModel, max_centers: int) -> int:
     """Elements of `dA`, [LAYERS - 1][max_centers][M][UP]: that of the last layer stays in registers."""
-    return (model.num_layers - 1) * max_centers * (model.l_max + 1) ** 2 * padded(model.num_tensor_features)
+    return (model.num_layers - 1) * max_centers * model.harmonic_components * padded(model.num_tensor_features)
 
 
 def pair_table(model: AllegroModel) -> np.ndarray:
@@ -231,7 +231,7 @@ def center_defines(model: AllegroModel, precision: str, row_columns: int | None 
     row_columns: columns of x, where they are not those of the current generation.
     """
     bessel = isinstance(model.radial, BesselEmbedding)
-    components = (model.l_max + 1) ** 2
+    components = model.harmonic_components
     channels, scalars = padded(model.num_tensor_features), padded(model.num_scalar_features)
     lanes = lanes_of_center(model.num_tensor_features)
     of_pairs = constants = whole = False
@@ -246,7 +246,8 @@ def center_defines(model: AllegroModel, precision: str, row_columns: int | None 
         row_columns = channels + (model.num_layers + 1) * scalars
     values: dict[str, int | float] = {
         **{f"PRECISION_{name.upper()}": int(name == precision) for name in ("double", "single", "mixed")},
-        "NT": model.num_types, "L_MAX": model.l_max, "M": components, "MP": -(-components // 4) * 4,
+        "NT": model.num_types, "L_MAX": model.l_max, "HARMONICS": (model.l_max + 1) ** 2,
+        "M": components, "MP": -(-components // 4) * 4,
         "U": model.num_tensor_features, "UP": channels, "S": model.num_scalar_features, "SP": scalars,
         "LAYERS": model.num_layers, "NB": bessels + 2 * constants, "BESSELS": bessels,
         "ENV_SLOTS": model.environment_weight_irreps, "W_SLOTS": model.tensor_weight_irreps,
@@ -257,4 +258,17 @@ def center_defines(model: AllegroModel, precision: str, row_columns: int | None 
         "SEED_PAIRS": int(model.edge_scales is not None), "CUTOFF_EXPONENT": exponent,
         "SPLINE_SPAN": span, "SCAN_BLOCK": SCAN_BLOCK, "CONTROL_FOUND": FOUND, **pair_defines(model),
     }  # fmt: skip
-    return {name: repr(value) for name, value in values.items()}
+    return {name: repr(value) for name, value in values.items()} | component_macros(model)
+
+
+def component_macros(model: AllegroModel) -> dict[str, str]:
+    """IRREP_OF(a), number of the irrep of component a < M, and ORIGINAL_OF(a), which of the HARMONICS computed it is.
+
+    Chains of choices, and no loop over a table: the compiler knows all of it when it unrolls a loop over components.
+    """
+    pieces, once = component_slices(model.harmonics), (model.l_max + 1) ** 2
+    irreps = [f"(a) < {piece.stop} ? {number} : " for number, piece in enumerate(pieces[:-1])]
+    originals = [f"(a) < {once} ? (a) : "]
+    for piece, irrep in zip(pieces[model.l_max + 1 :], model.repeated_harmonics, strict=True):
+        originals.append(f"(a) < {piece.stop} ? (a) - {piece.start - irrep.degree**2} : ")
+    return {"IRREP_OF(a)": f"({''.join(irreps)}{len(irreps)})", "ORIGINAL_OF(a)": f"({''.join(originals)}0)"}

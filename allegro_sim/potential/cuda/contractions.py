@@ -142,7 +142,7 @@ def _function(head: str, body: list[str]) -> list[str]:
 
 def _layer_text(model: AllegroModel, k: int) -> str:
     """Contraction<k>. Members on one channel: `left` is A_j, `right` N_k,j+1, `gradient` dE/dN_k,j."""
-    components = (model.l_max + 1) ** 2
+    components = model.harmonic_components
     dims = [components, *(total_dim(layer.irreps_in) for layer in model.layers[1:])]
     ends = _entries(model, k, True)
     support = {entry[0] for entry in ends}  # components where N_k,k is not zero by symmetry

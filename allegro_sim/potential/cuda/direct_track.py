@@ -44,7 +44,7 @@ class DirectTrack:
 
     def buffers(self, capacity: int, max_centers: int) -> tuple[Shapes, Shapes]:
         """Arrays over the edges and over the centres of a chunk: shapes in REAL numbers."""
-        model, up, components = self.model, self._d.UP, (self.model.l_max + 1) ** 2
+        model, up, components = self.model, self._d.UP, self.model.harmonic_components
         layers = model.layers
         tensors = {f"tensors_{k}": total_dim(layer.irreps_in) for k, layer in enumerate(layers)}
         gradients = {

@@ -134,7 +134,7 @@ class Layout:
     def buffers(self, capacity: int, max_centers: int) -> dict[str, Buffer]:
         """Buffers of a chunk, and the constants."""
         model, dimensions, real = self.model, self.dimensions, self.real
-        layers, components = model.num_layers, (model.l_max + 1) ** 2
+        layers, components = model.num_layers, model.harmonic_components
         padded_components = -(-components // 4) * 4
         warps = max(1, center_header.lanes_of_center(model.num_tensor_features) // 32)
         basis = dimensions.radial

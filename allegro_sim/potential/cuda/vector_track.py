@@ -24,7 +24,7 @@ class VectorTrack:
     def buffers(self, capacity: int, max_centers: int) -> tuple[Shapes, Shapes]:
         """Arrays over the edges and over the centres of a chunk: shapes in REAL numbers."""
         model = self.model
-        components, channels = (model.l_max + 1) ** 2, center_header.padded(model.num_tensor_features)
+        components, channels = model.harmonic_components, center_header.padded(model.num_tensor_features)
         return {}, {
             "A": (model.num_layers, max_centers, components, channels),
             "dA": (max(center_header.environment_gradient_size(model, max_centers), 1),),

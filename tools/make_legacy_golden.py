@@ -65,6 +65,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "num_tensor_features": 3, "tensors_mixing_mode": "uuulin", "model_builders": _PAIR_BUILDERS, **_ZBL,
         "r_max": 4.5, "per_edge_type_cutoff": {"H": {"H": 3.0, "O": 4.1}, "O": 4.5}, "global": 1.7,
     }),
+    "zbl_before_scales": ("0.3", {
+        "num_layers": 1, "l_max": 1, "num_tensor_features": 2, "tensors_mixing_mode": "p", **_ZBL, "global": 1.7,
+        "model_builders": ["allegro.model.Allegro", "PairPotentialTerm", "PerSpeciesRescale", "RescaleEnergyEtc"],
+    }),
     "lj_02": ("0.2 on nequip 0.6", {
         "env_embed_multiplicity": 3, "model_builders": _PAIR_BUILDERS, "pair_style": "LJ", "lj_sigma": 1.4,
         "lj_epsilon": 0.03, "global": 1.7,

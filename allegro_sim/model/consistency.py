@@ -70,6 +70,8 @@ def named_arrays(model: AllegroModel) -> Iterator[tuple[str, np.ndarray, tuple[i
         yield "latent_cutoff/radii", model.latent_cutoff.radii, (model.num_layers + 1,)
     if model.edge_scales is not None:
         yield "edge_scales", model.edge_scales, pair
+    if model.pair_scales is not None:
+        yield "pair_scales", model.pair_scales, (types,)
     for name in ("environment_norms", "edge_sum_norms", "scales", "shifts"):
         yield name, getattr(model, name), (types,)
     if isinstance(model.pair_term, Zbl):
@@ -164,8 +166,10 @@ def _wrong_stage(model: AllegroModel) -> str | None:
     else:
         if not model.self_edge or model.latent_update != "concatenate":
             return "self_edge and latent_update are options of the legacy generation"
-        if model.latent_cutoff is not None or model.edge_scales is not None:
-            return "'latent_cutoff' and 'edge_scales' are stages of the legacy generation"
+        if any(stage is not None for stage in (model.latent_cutoff, model.edge_scales, model.pair_scales)):
+            return "'latent_cutoff', 'edge_scales' and 'pair_scales' are stages of the legacy generation"
+    if model.pair_scales is not None and model.pair_term is None:
+        return "'pair_scales' belong to a pair term, and there is none"
     for k, layer in enumerate(model.layers):
         if (layer.environment_mlp is not None) != model.is_legacy:
             return f"'layers/{k}/environment_mlp' belongs to the legacy generation, and to no other"

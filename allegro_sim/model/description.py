@@ -154,6 +154,7 @@ class AllegroModel:
     latent_factors: np.ndarray | None = None  # (L, 2), of "residual"
     latent_cutoff: LatentCutoff | None = None
     edge_scales: np.ndarray | None = None  # (nt, nt), by type of centre and neighbour
+    pair_scales: np.ndarray | None = None  # (nt,) factor on the pair term of each edge, by type of the centre
 
     @property
     def num_types(self) -> int:

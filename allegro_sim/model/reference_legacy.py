@@ -76,7 +76,7 @@ def forward(
     trace.energies = model.shifts[types] + stages.edge_sum_forward(trace.edge_energies, centers, factors)
     if model.pair_term is not None:
         pair = pairs.pair_forward(model.pair_term, lengths, x, *trace.pair)
-        trace.energies = trace.energies + stages.edge_sum_forward(pair, centers, np.ones(len(types)))
+        trace.energies = trace.energies + stages.edge_sum_forward(pair, centers, _pair_scales(model)[types])
     return trace
 
 
@@ -90,6 +90,11 @@ def _update_forward(model: AllegroModel, trace: LegacyTrace, k: int, latent: np.
         old, new = model.latent_factors[k - 1]
         latent = old * trace.scalars[k - 1] + new * latent
     trace.scalars.append(latent)
+
+
+def _pair_scales(model: AllegroModel) -> np.ndarray:
+    """Factor on the pair term by type of the centre: (nt,)."""
+    return np.ones(model.num_types) if model.pair_scales is None else model.pair_scales
 
 
 def _active(model: AllegroModel, trace: LegacyTrace, k: int) -> np.ndarray:
@@ -164,7 +169,7 @@ def backward(model: AllegroModel, trace: LegacyTrace) -> np.ndarray:
     grad_x = geometry.radial_backward(grad_radial, model.radial, trace.x, *trace.pair)
     if model.pair_term is not None:
         by_lengths, by_x = pairs.pair_backward(
-            np.ones_like(trace.x), model.pair_term, trace.lengths, trace.x, *trace.pair
+            _pair_scales(model)[trace.pair[0]], model.pair_term, trace.lengths, trace.x, *trace.pair
         )
         grad_lengths, grad_x = grad_lengths + by_lengths, grad_x + by_x
     grad_lengths = grad_lengths + grad_x / model.cutoffs[trace.pair]

@@ -37,8 +37,8 @@ from allegro_sim.model.self_check import SelfCheck
 
 FORMAT = "allegro-sim-model"
 FORMAT_VERSION = 4
-"""2 added the stages of the legacy generation and `so3`, 3 the Lennard-Jones term, 4 repeated irreps. A file has the
-least that it needs."""
+"""2 added the stages of the legacy generation and `so3`, 3 the Lennard-Jones term, 4 repeated irreps and
+scales of the pair term. A file has the least that it needs."""
 
 _HYPERPARAMETERS: dict[str, type] = {
     "generation": str,
@@ -52,9 +52,19 @@ _HYPERPARAMETERS: dict[str, type] = {
 }
 _REPEATED = ("repeated_harmonics", "repeated_tensors")
 _LEGACY_HYPERPARAMETERS: dict[str, type] = {"self_edge": bool, "latent_update": str}
-_LEGACY_ARRAYS = ("latent_factors", "edge_scales")
+_LEGACY_ARRAYS = ("latent_factors", "edge_scales", "pair_scales")
 _LEGACY_LAYER_ARRAYS = ("environment_mix", "mix_in", "mix_out")
-_NOT_WEIGHTS = ("types/", "cutoffs", "zbl/", "environment_norms", "edge_sum_norms", "scales", "shifts", "latent_")
+_NOT_WEIGHTS = (
+    "types/",
+    "cutoffs",
+    "zbl/",
+    "environment_norms",
+    "edge_sum_norms",
+    "scales",
+    "shifts",
+    "latent_",
+    "pair_scales",
+)
 
 
 def save_model(
@@ -169,7 +179,7 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
     write_attribute(file, "format", FORMAT)
     least = 2 if model.is_legacy or model.so3 else 1
     least = 3 if isinstance(model.pair_term, LennardJones) else least
-    least = 4 if model.repeated_harmonics or model.repeated_tensors else least
+    least = 4 if model.repeated_harmonics or model.repeated_tensors or model.pair_scales is not None else least
     write_attribute(file, "format_version", least)
     if least > 1:
         write_attribute(file, "so3", model.so3)

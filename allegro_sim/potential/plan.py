@@ -273,4 +273,5 @@ def _pair_constants(model: AllegroModel) -> dict[str, Any]:
         "pair_length": length,
         "pair_strength": strength,
         "pair_exponent": float(exponent or 0.0),
+        "pair_scales": np.ones(model.num_types) if model.pair_scales is None else np.array(model.pair_scales),
     }

@@ -65,6 +65,7 @@ class Network(NamedTuple):
     pair_length: float  # Å: sigma of Lennard-Jones
     pair_strength: float  # K of ZBL, eV Å, or epsilon of Lennard-Jones, eV
     pair_exponent: float  # of the cutoff function; 0 for none
+    pair_scales: np.ndarray  # float64 (nt,), factor by type of the centre
     factor_kinds: np.ndarray  # int64 (n,): factors of edges by length or types, see `radial.edge_factors`
     factor_parameters: np.ndarray  # float64 (n, 2)
     edge_scales: np.ndarray  # float64 (nt * nt,)
@@ -157,15 +158,18 @@ def pair_terms(network, edges, count):
             edges.pair_energies, edges.pair_slopes, edges.lengths, edges.cutoff, edges.cutoff_slopes,
             edges.inverse_cutoffs, network.pair_length, network.pair_strength, count,
         )  # fmt: skip
-        return
-    num_types = len(network.cutoffs)
+    else:
+        num_types = len(network.cutoffs)
+        for z in range(count):
+            edges.numbers[0, z] = network.pair_numbers[edges.center_types[z]]
+            edges.numbers[1, z] = network.pair_numbers[edges.pairs[z] - num_types * edges.center_types[z]]
+        zbl(
+            edges.pair_energies, edges.pair_slopes, edges.lengths, edges.cutoff, edges.cutoff_slopes,
+            edges.inverse_cutoffs, edges.numbers[0], edges.numbers[1], network.pair_strength, count,
+        )  # fmt: skip
     for z in range(count):
-        edges.numbers[0, z] = network.pair_numbers[edges.center_types[z]]
-        edges.numbers[1, z] = network.pair_numbers[edges.pairs[z] - num_types * edges.center_types[z]]
-    zbl(
-        edges.pair_energies, edges.pair_slopes, edges.lengths, edges.cutoff, edges.cutoff_slopes, edges.inverse_cutoffs,
-        edges.numbers[0], edges.numbers[1], network.pair_strength, count,
-    )  # fmt: skip
+        edges.pair_energies[z] *= network.pair_scales[edges.center_types[z]]
+        edges.pair_slopes[z] *= network.pair_scales[edges.center_types[z]]
 
 
 @inner_kernel

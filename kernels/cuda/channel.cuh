@@ -7,8 +7,16 @@
 #define ZERO_DSCAL 0
 #endif
 
-// Which of `slots` weights a channel (one an irrep, or a single one) component m has.
-__device__ constexpr int slot_of(int m, int slots) { return slots == 1 ? 0 : IRREP_OF(m); }
+// Degree of component m, one of the first HARMONICS, and which of `slots` weights a channel (one an irrep, or a single
+// one) any component has.
+__device__ constexpr int degree_of(int m) {
+  int degree = 0;
+  while ((degree + 1) * (degree + 1) <= m) ++degree;
+  return degree;
+}
+__device__ constexpr int slot_of(int m, int slots) {
+  return slots == 1 ? 0 : m < HARMONICS ? degree_of(m) : REPEATED_SLOT_OF(m);
+}
 
 template <int N> DEVICE void zero_channel(REAL (&values)[N]) {
 #pragma unroll

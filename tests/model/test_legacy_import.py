@@ -48,8 +48,6 @@ def _import(name: str, changes: dict, tensors: dict | None = None, drop: str = "
         ("lj_02", {"SimpleLennardJones_lj_sigma": 1.0}, "SimpleLennardJones_lj_sigma"),
         ("lj_pair_cutoffs", {"lj_use_cutoff": False}, "reaches beyond the cutoff of its pair"),
         ("zbl_02", {"units": "nano"}, "units is 'nano'"),
-        ("zbl_02", {"model_builders": ["allegro.model.Allegro", "PairPotentialTerm", "PerSpeciesRescale"]},
-         "before PerSpeciesRescale"),
         ("p_l3_collected", {"tensors_mixing_mode": "uvw"}, "tensors_mixing_mode is 'uvw'"),
         ("p_l3_collected", {"use_original_normalized_basis": True}, "use_original_normalized_basis is True"),
         ("p_l3_collected", {"avg_num_neighbors": 0.5}, "more than 1"),
@@ -93,6 +91,13 @@ def test_a_zbl_term_before_equal_scales_takes_them():
     before, _ = _import("zbl_02", {"model_builders": builders}, scales)
     assert isinstance(before.pair_term, Zbl)
     assert before.pair_term.coulomb == pytest.approx(1.5 * legacy_model("zbl_02").pair_term.coulomb, rel=1e-15)
+    assert before.pair_scales is None
+
+
+def test_a_pair_term_before_scales_that_differ_takes_that_of_the_centre():
+    model = legacy_model("zbl_before_scales")
+    assert np.ptp(model.pair_scales) > 0.1
+    np.testing.assert_allclose(1.7 * model.pair_scales, model.scales, rtol=1e-15)
 
 
 def test_lennard_jones_is_what_upstream_computes_from_the_file():
@@ -125,7 +130,8 @@ def test_the_weight_file_gives_the_model_back(name, tmp_path):
     assert np.array_equal(before.forces, after.forces)
     assert summary(loaded)["generation"] == "legacy"
     with h5py.File(tmp_path / "model.h5") as file:
-        assert file.attrs["format_version"] == (3 if isinstance(model.pair_term, LennardJones) else 2)
+        least = 3 if isinstance(model.pair_term, LennardJones) else 2
+        assert file.attrs["format_version"] == (4 if model.pair_scales is not None else least)
     assert type(loaded.pair_term) is type(model.pair_term)
 
 

@@ -111,7 +111,9 @@ class _Reader:
         sum_norm = read_edge_sum_norm(options, self.source, self.count)
         scales, shifts, scale_by = read_energies(self.tensors, self.num_types)
         of_pairs = PairContext(builders, scales, scale_by, self.exponent, bool(np.all(cutoffs == self.r_max)))
-        pair_term, species = read_legacy_pair_term(options, self.tensors, self.source, of_pairs, self.notes)
+        pair_term, pair_scales, species = read_legacy_pair_term(
+            options, self.tensors, self.source, of_pairs, self.notes
+        )
         for name in [*_CONSTANTS, *(name for name in self.source.tensors if name.endswith("._bias_dummy"))]:
             if name in self.tensors:
                 self.tensors.take(name, weight=False)
@@ -143,6 +145,7 @@ class _Reader:
             hyperparameters=_plain({k: v for k, v in self.source.config.items() if not k.endswith("_idcs")}),
             so3=self.so3,
             edge_scales=edge_scales,
+            pair_scales=pair_scales,
             **stages,
         )
         return model, self.tensors.num_weights

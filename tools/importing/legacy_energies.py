@@ -74,15 +74,15 @@ class PairContext:
 
 def read_legacy_pair_term(
     options: Options, tensors: Tensors, source: LegacySource, context: PairContext, notes: list[str]
-) -> tuple[Zbl | LennardJones | None, list[str] | None]:
-    """The pair term, if any, and the chemical symbol of each type where the configuration states them."""
+) -> tuple[Zbl | LennardJones | None, np.ndarray | None, list[str] | None]:
+    """The pair term, if any; its scales (nt,) where they differ; and the chemical symbols of the types, if stated."""
     num_types, builders = len(context.scales), context.builders
     symbols = options.take("type_to_chemical_symbol", "mapping", None) or {}
     named = {int(key): str(symbol) for key, symbol in symbols.items()}
     species = [named[t] for t in range(num_types)] if set(named) >= set(range(num_types)) else None
     if "PairPotentialTerm" not in builders:
         options.ignore("pair_style", "units")
-        return None, species
+        return None, None, species
     style = options.take("pair_style", "text")
     if style == "LJ_fancy":
         raise options.error(
@@ -93,17 +93,14 @@ def read_legacy_pair_term(
         )
     if style not in ("ZBL", "LJ"):
         raise options.error("pair_style", f"is {style!r}, which is not supported; ZBL and LJ are")
-    factor = context.scale_by
+    factor, scales = context.scale_by, None
     if "PerSpeciesRescale" in builders[builders.index("PairPotentialTerm") :]:  # which then acts on this term too
         if np.ptp(context.scales) > 0:
-            raise options.error(
-                "model_builders",
-                f"puts PairPotentialTerm before PerSpeciesRescale: a pair term ({style}) that is scaled by the type of "
-                "the atom is not supported",
-            )
-        factor *= float(context.scales[0])
+            scales = context.scales
+        else:
+            factor *= float(context.scales[0])
     if style == "LJ":
-        return _lennard_jones(options, source, context, factor, notes), species
+        return _lennard_jones(options, source, context, factor, notes), scales, species
     units = options.take("units", "text", None)
     if units not in (*_COULOMB, None):
         raise options.error("units", f"is {units!r}; metal or real is expected")
@@ -111,7 +108,7 @@ def read_legacy_pair_term(
         notes.append("the ZBL term is in LAMMPS units `real`: energies seem to be kcal/mol, but are taken as eV here")
     numbers = tensors.take("pair_potential.atomic_numbers", (num_types,), weight=False)
     half_coulomb = float(tensors.take("pair_potential._qqr2exesquare", (), weight=False))
-    return Zbl(numbers, 2.0 * factor * half_coulomb, context.exponent), species
+    return Zbl(numbers, 2.0 * factor * half_coulomb, context.exponent), scales, species
 
 
 def _lennard_jones(

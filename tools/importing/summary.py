@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from allegro_sim.model.description import AllegroModel, BesselEmbedding, LennardJones, Zbl
+from allegro_sim.model.description import AllegroModel, BesselEmbedding, Zbl
 from allegro_sim.potential.folding import fold_model
 from allegro_sim.tools.importing.elements import symbol_of
 
@@ -29,7 +29,7 @@ def describe_model(model: AllegroModel, num_weights: int) -> list[str]:
         f"energy shifts     {_by_type(model, model.shifts, '.6f')} eV",
         f"energy scales     {_by_type(model, model.scales, '.6f')} eV",
     ]
-    lines += _pair_lines(model.pair_term)
+    lines += _pair_lines(model)
     written, computed = fold_model(model).multiply_adds
     lines.append(
         f"cost              {written:,} multiply-adds an edge as written, {computed:,} as computed here (forward)"
@@ -53,10 +53,13 @@ def _cutoff_lines(model: AllegroModel) -> list[str]:
     ]
 
 
-def _pair_lines(term: Zbl | LennardJones | None) -> list[str]:
+def _pair_lines(model: AllegroModel) -> list[str]:
+    term = model.pair_term
     if term is None:
         return []
     end = "sharp cutoff" if term.cutoff_exponent is None else f"cutoff exponent {term.cutoff_exponent:g}"
+    if model.pair_scales is not None:
+        end += f", by the centre's type times {_by_type(model, model.pair_scales, 'g')}"
     if isinstance(term, Zbl):
         return [f"ZBL repulsion     yes, K = {term.coulomb} eV Å, {end}"]
     return [f"Lennard-Jones     sigma {term.sigma:g} Å, epsilon {term.epsilon:g} eV, {end}"]

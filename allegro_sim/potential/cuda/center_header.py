@@ -200,6 +200,7 @@ def pair_table(model: AllegroModel) -> np.ndarray:
     """Constants of the pair term by ordered pair of types, float64 (2, nt * nt); zeros where the model has none.
 
     ZBL: (Z_i^0.23 + Z_j^0.23) / 0.46850, 1/Å, and K Z_i Z_j / 2, eV Å. Lennard-Jones: sigma, Å, and 2 epsilon, eV.
+    Strengths, the second row, are times the model's `pair_scales`.
     """
     term, table = model.pair_term, np.zeros((2, model.num_types**2))
     if isinstance(term, Zbl):
@@ -208,6 +209,8 @@ def pair_table(model: AllegroModel) -> np.ndarray:
         table[1] = (0.5 * term.coulomb * numbers[:, None] * numbers).ravel()
     elif term is not None:
         table[0], table[1] = term.sigma, 2.0 * term.epsilon
+    if model.pair_scales is not None:
+        table[1] *= np.repeat(model.pair_scales, model.num_types)
     return table
 
 
@@ -262,13 +265,15 @@ def center_defines(model: AllegroModel, precision: str, row_columns: int | None 
 
 
 def component_macros(model: AllegroModel) -> dict[str, str]:
-    """IRREP_OF(a), number of the irrep of component a < M, and ORIGINAL_OF(a), which of the HARMONICS computed it is.
+    """REPEATED_SLOT_OF(a), number of the irrep of component a >= HARMONICS, and ORIGINAL_OF(a), which of the HARMONICS
+    any component a is.
 
     Chains of choices, and no loop over a table: the compiler knows all of it when it unrolls a loop over components.
     """
-    pieces, once = component_slices(model.harmonics), (model.l_max + 1) ** 2
-    irreps = [f"(a) < {piece.stop} ? {number} : " for number, piece in enumerate(pieces[:-1])]
-    originals = [f"(a) < {once} ? (a) : "]
-    for piece, irrep in zip(pieces[model.l_max + 1 :], model.repeated_harmonics, strict=True):
+    once = (model.l_max + 1) ** 2
+    slots, originals = [], [f"(a) < {once} ? (a) : "]
+    pieces = component_slices(model.harmonics)[model.l_max + 1 :]
+    for number, (piece, irrep) in enumerate(zip(pieces, model.repeated_harmonics, strict=True)):
+        slots.append(f"(a) < {piece.stop} ? {model.l_max + 1 + number} : ")
         originals.append(f"(a) < {piece.stop} ? (a) - {piece.start - irrep.degree**2} : ")
-    return {"IRREP_OF(a)": f"({''.join(irreps)}{len(irreps)})", "ORIGINAL_OF(a)": f"({''.join(originals)}0)"}
+    return {"REPEATED_SLOT_OF(a)": f"({''.join(slots)}0)", "ORIGINAL_OF(a)": f"({''.join(originals)}0)"}

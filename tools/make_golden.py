@@ -35,7 +35,15 @@ from allegro_sim.tools.importing.self_checks import Structure, run_script, upstr
 from allegro_sim.tools.importing.source import open_source
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "data" / "golden"
-FORMS = ("zbl_metal", "deep_linear", "pairwise_08", "pairwise_12", "old_bessel_zbl", "old_spline")
+FORMS = (
+    "zbl_metal",
+    "deep_linear",
+    "pairwise_08",
+    "pairwise_12",
+    "old_bessel_zbl",
+    "old_spline",
+    "repeated_everywhere",
+)
 """Models that are stored as package and as TorchScript, too."""
 
 

@@ -54,7 +54,7 @@ def test_every_form_gives_the_model_of_the_checkpoint(name: str, ending: str) ->
     precision = 4e-7 if expected.model.trained_dtype == "float32" else 4e-16
     assert_same(found.model, expected.model, precision if ending.endswith("pth") else 0.0)
     assert found.num_weights == expected.num_weights or ending.endswith("pth")
-    for option in ("l_max", "parity", "trained_dtype", "type_names"):
+    for option in ("l_max", "parity", "trained_dtype", "type_names", "harmonics", "repeated_tensors"):
         assert getattr(found.model, option) == getattr(expected.model, option), option
     assert [layer.latent.activation for layer in found.model.layers] == [
         layer.latent.activation for layer in expected.model.layers

@@ -182,15 +182,19 @@ def _cutoff_options(find: _Finder, types: list[str], metadata: dict[str, str]) -
 
 
 def _irreps_text(found: Any, module: Module, find: _Finder) -> str:
-    """Irreps as text: from a text, from TorchScript's ((mul, (l, p)), ...), or from e3nn's pickled objects."""
-    if isinstance(found, str):
-        return found
+    """Irreps as text: from a text, from TorchScript's ((mul, (l, p)), ...), or from e3nn's pickled objects.
+
+    Neighbours of one kind come together, as in 2x1o, since e3nn's harmonics keep them so: here they are 1x1o+1x1o.
+    """
     parts = []
     try:
+        if isinstance(found, str):
+            counted = [term.strip().rpartition("x") for term in found.split("+")]
+            return "+".join(f"1x{irrep}" for count, _, irrep in counted for _ in range(int(count or 1)))
         for entry in _tuple(found):
             mul, irrep = _tuple(entry)
             degree, parity = _tuple(irrep)
-            parts.append(f"{mul:d}x{degree:d}{'e' if parity == 1 else 'o'}")
+            parts += [f"1x{degree:d}{'e' if parity == 1 else 'o'}"] * mul
     except (TypeError, ValueError):
         parts = []
     if not parts:

@@ -48,6 +48,13 @@ def test_import_prints_what_a_chemist_can_check(tmp_path: Path, capsys: pytest.C
         assert fact in printed, fact
 
 
+def test_info_names_repeated_irreps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.h5"
+    save_model(path, golden_model("repeated_everywhere"), {}, [])
+    assert main(["info", str(path)]) == 0
+    assert "further irreps    1o (harmonics), 0e 1o 1e 1e (tensors)" in capsys.readouterr().out
+
+
 def test_import_overwrites_only_when_told(weight_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = weight_file.read_bytes()
     assert main(["import", str(CHECKPOINT), "-o", str(weight_file)]) == 2

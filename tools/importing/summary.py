@@ -29,7 +29,7 @@ def describe_model(model: AllegroModel, num_weights: int) -> list[str]:
         f"energy shifts     {_by_type(model, model.shifts, '.6f')} eV",
         f"energy scales     {_by_type(model, model.scales, '.6f')} eV",
     ]
-    lines += _pair_lines(model)
+    lines += [*_repeated_lines(model), *_pair_lines(model)]
     written, computed = fold_model(model).multiply_adds
     lines.append(
         f"cost              {written:,} multiply-adds an edge as written, {computed:,} as computed here (forward)"
@@ -74,10 +74,13 @@ def _units_text(model: AllegroModel) -> str:
 
 
 def _parity_text(model: AllegroModel) -> str:
-    text = "SO(3)" if model.so3 else f"parity {'on' if model.parity else 'off'}"
-    for kind, irreps in (("harmonics", model.repeated_harmonics), ("tensors", model.repeated_tensors)):
-        text += f", once more among the {kind}: {' '.join(map(str, irreps))}" if irreps else ""
-    return text
+    return "SO(3)" if model.so3 else f"parity {'on' if model.parity else 'off'}"
+
+
+def _repeated_lines(model: AllegroModel) -> list[str]:
+    repeated = {"harmonics": model.repeated_harmonics, "tensors": model.repeated_tensors}
+    found = [f"{' '.join(map(str, irreps))} ({kind})" for kind, irreps in repeated.items() if irreps]
+    return [f"further irreps    {', '.join(found)}"] if found else []
 
 
 def _radial_text(model: AllegroModel) -> str:

@@ -32,7 +32,7 @@ MOMENTS = {
     "in a step, at the exchange": ("allegro_sim.gpu.transport:HostTransport:exchange", 9),
     "in a step, at the forces": ("allegro_sim.potential.cuda.engine:Engine:launch", 4),
     "in a step, at the control words": ("support.cuda_harness:HostExecutor:download", 60),
-    "while a frame is gathered": ("allegro_sim.gpu.motion:DeviceMotion:atoms", 3),
+    "while a frame is gathered": ("allegro_sim.gpu.motion:DeviceMotion:snapshot", 3),
 }
 """Moment -> (module:class:function, which call of it fails)."""
 

@@ -21,11 +21,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import fnmatch
 import json
 import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +53,8 @@ SPEED_ATOMS = (24_000, 192_000, 192, 3072, 1_536_000)
 """In the order of measurement: those that the goals name first."""
 
 REPEATS = 15
-WARM_UP = 3
+TIMED_SECONDS = 5.0
+"""REPEATS evaluations, or 3 at least, where they would take longer than this."""
 
 MIXED_TO_ROUNDED, MIXED_RMS, MIXED_LARGEST, MIXED_ENERGY = 1e-4, 4e-3, 2e-2, 5e-4
 SINGLE_RMS, DOUBLE_LARGEST = 1e-5, 1e-9
@@ -164,23 +167,31 @@ class Item:
 
 
 def run_items(
-    items: Iterator[Item], record: Record, seconds: float, clock: Callable[[], float] = time.monotonic
+    items: Iterator[Item],
+    record: Record,
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+    only: tuple[str, ...] = ("*",),
 ) -> int:
     """Measure what the record lacks until the time is up; returns how many results were left undone.
 
-    An item that fails is recorded with its error, and the next goes on.
+    An item that fails, in whatever way, is recorded with its error, and the next goes on. only: patterns of keys.
     """
     start, left = clock(), 0
     for item in items:
-        if item.key in record:
+        if item.key in record or not any(fnmatch.fnmatchcase(item.key, pattern) for pattern in only):
             continue
         if clock() - start > seconds:
             left += 1
             continue
+        began = clock()
         try:
             result = item.measure()
-        except AllegroSimError as error:
+        except Exception as error:  # of the program, the driver, a compiler: device time is too short to stop for one
             result = {"error": f"{type(error).__name__}: {error}"}
+            if not isinstance(error, AllegroSimError):
+                result["traceback"] = traceback.format_exc().splitlines()[-20:]
+        result["took_seconds"] = clock() - began
         record.add(item.key, result)
         print(f"{item.key}: {summary(result)}", flush=True)
     return left
@@ -333,8 +344,9 @@ def sc23_counts(gpu: Gpu) -> dict[str, Any]:
 
 
 def _speed(case: Case, ceilings: dict[str, list[float]], precision: str) -> dict[str, Any]:
-    seconds = case.seconds(REPEATS)
-    kernels = case.kernel_seconds(max(3, REPEATS // 5))
+    once = case.seconds(1)[0]
+    seconds = case.seconds(max(3, min(REPEATS, int(TIMED_SECONDS / once))))
+    kernels = case.kernel_seconds(1 if once > TIMED_SECONDS / REPEATS else REPEATS // 5)
     edges = case.facts["edges"]
     works = case.works()
     return {
@@ -383,6 +395,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--prepared", required=True, type=Path, help="folder of what `prepare` makes")
     parser.add_argument("--record", type=Path, help="JSON file; default bench/results/DATE-gpu-NAME.json")
     parser.add_argument("--seconds", type=float, default=330.0, help="start nothing new after this time")
+    parser.add_argument("--only", nargs="+", default=["*"], help="results with such keys alone, as 'md/agree/*'")
     parser.add_argument("--architecture", nargs="+", default=["sm_90"], help="prepare: what to compile for")
     parser.add_argument("--upstream-python", help="prepare and upstream: interpreter with nequip and nequip-allegro")
     parser.add_argument("--bundled-checkpoint", type=Path, help="prepare: upstream's checkpoint of the bundled model")
@@ -417,12 +430,12 @@ def _run(arguments: argparse.Namespace) -> int:
     elif arguments.phase == "md":
         from allegro_sim.tools.gpu_report_md import md_items
 
-        items = md_items(prepared.model, lambda: None, prepared.dhfr)
+        items = md_items(prepared.model, lambda: None, prepared.dhfr, prepared.trajectory)
     else:
         from allegro_sim.tools.gpu_report_upstream import upstream_items
 
         items = upstream_items(gpu, prepared, arguments.upstream_python or sys.executable)
-    left = run_items(items, record, arguments.seconds)
+    left = run_items(items, record, arguments.seconds, only=tuple(arguments.only))
     print(f"{record.path}: {left} results left; run the phase again" if left else f"{record.path}: complete")
     return 0
 

@@ -50,10 +50,10 @@ SPEED_ATOMS = (192, 24_000, 192_000, 3072, 1_536_000)
 LARGEST_ATOMS = (6_291_456, 12_288_000, 24_000_000, 44_294_784, 87_654_336, 126_432_576)
 TEMPERATURE_K = 300.0
 TIMESTEP_FS = 0.5
-BLOCKS = 7
-"""Blocks of steps that are timed, after one that is not."""
+BLOCKS, BLOCK_SECONDS = 5, 1.0
+"""Blocks of steps that are timed, after one that is not, and how long each should take; of 10 to 2,000 steps."""
 
-AGREE_STEPS, AGREE_LARGEST = 200, 1e-7
+AGREE_ATOMS, AGREE_STEPS, AGREE_LARGEST = 192, 200, 1e-7
 DRIFT_ATOMS, DRIFT_STEPS, DRIFT_EVERY = 576, 20_000, 50
 
 
@@ -136,14 +136,16 @@ def md_items(
     models: Callable[[str], AllegroModel],
     executor: Callable[[], Executor | None],
     dhfr: Callable[[], tuple[AllegroModel, Structure]],
+    expected: Callable[[], dict[str, np.ndarray]],
 ) -> Iterator[Item]:
-    """models: by name; executor: what to run on, anew for each item; None: the GPU; dhfr: its model and structure."""
+    """models: by name; executor: what to run on, anew for each item; None: the GPU; dhfr: its model and structure;
+    expected: the CPU's `trajectory`."""
 
     def dhfr_speed(atoms: int, ensemble: str) -> dict[str, Any]:
         model, structure = dhfr()
         return speed(model, copies_of(structure, DHFR_COPIES[atoms]), ensemble, executor)
 
-    yield Item("md/agree/bundled", lambda: agree(models("bundled"), executor))
+    yield Item("md/agree/bundled", lambda: agree(models("bundled"), executor, expected()))
     for precision in ("mixed", "double"):
         yield Item(f"md/bits/bundled/{precision}", lambda p=precision: bits(models("bundled"), p, executor))
     for atoms in SPEED_ATOMS:
@@ -172,24 +174,36 @@ def copies_of(structure: Structure, counts: tuple[int, int, int]) -> Box:
     return positions, replicated_cell(structure.cell, counts).vectors, types
 
 
+def trajectory(
+    model: AllegroModel, atoms: int = AGREE_ATOMS, steps: int = AGREE_STEPS, **where: Any
+) -> dict[str, np.ndarray]:
+    """NVE in `double`: forces (N, 3) eV/Å at the start, positions (N, 3) Å after the steps, by id.
+
+    where: device or executor of `start_motion`.
+    """
+    motion = start_motion(model, "double", atoms, **where)
+    forces = forces_to_float(snapshot(motion)["forces"])
+    advance(motion, steps)
+    return {"forces": forces, "positions": snapshot(motion)["positions"]}
+
+
 def agree(
-    model: AllegroModel, executor: Callable[[], Executor | None], atoms: int = 192, steps: int = AGREE_STEPS
+    model: AllegroModel,
+    executor: Callable[[], Executor | None],
+    expected: dict[str, np.ndarray],
+    atoms: int = AGREE_ATOMS,
+    steps: int = AGREE_STEPS,
 ) -> dict[str, Any]:
-    """Largest deviations from the CPU in `double`: forces at the start, positions after the steps."""
-    found = start_motion(model, "double", atoms, executor=executor())
-    expected = start_motion(model, "double", atoms, device="cpu")
-    forces = [forces_to_float(snapshot(motion)["forces"]) for motion in (found, expected)]
-    largest_force = float(np.abs(forces[0] - forces[1]).max())
-    for motion in (found, expected):
-        advance(motion, steps)
-    positions = [snapshot(motion)["positions"] for motion in (found, expected)]
-    deviation = float(np.abs(positions[0] - positions[1]).max())
+    """Largest deviations from what the CPU's `trajectory` gave."""
+    found = trajectory(model, atoms, steps, executor=executor())
+    largest_force, deviation = (float(np.abs(found[key] - expected[key]).max()) for key in ("forces", "positions"))
+    bound = 1e-9 * max(1.0, float(np.abs(expected["forces"]).max()))
     return {
         "force_largest_eV_per_A": largest_force,
         "position_largest_A": deviation,
         "steps": steps,
         "within_bounds": {
-            "force_largest_eV_per_A": largest_force <= 1e-9 * max(1.0, float(np.abs(forces[1]).max())),
+            "force_largest_eV_per_A": largest_force <= bound,
             "position_largest_A": deviation <= AGREE_LARGEST,
         },
     }
@@ -245,7 +259,6 @@ def speed(
     motion = start_motion(model, precision, box, ensemble, options, executor=executor())
     assert isinstance(motion, DeviceMotion)
     atoms = motion.rows.num_owned
-    steps = block or max(10, min(1000, 30_000_000 // atoms))
 
     def timed(call: Callable[[], None], count: int) -> float:
         motion.executor.download(motion.control)  # all that was launched before is done
@@ -254,11 +267,15 @@ def speed(
         motion.executor.download(motion.control)
         return (clock() - start) / count
 
-    advance(motion, steps)
+    warm_up = block or 10
+    advance(motion, warm_up)  # first launches, and what is captured
+    once = timed(lambda: advance(motion, warm_up), warm_up)
+    steps = block or max(10, min(2000, int(BLOCK_SECONDS / once)))
+    blocks = BLOCKS if steps * once < 2.0 * BLOCK_SECONDS else 1
     builds = motion.neighbors.num_builds
-    seconds = [timed(lambda: advance(motion, steps), steps) for _ in range(BLOCKS)]
+    seconds = [timed(lambda: advance(motion, steps), steps) for _ in range(blocks)]
     builds = motion.neighbors.num_builds - builds
-    network = [timed(motion.potential.engine.launch, 1) for _ in range(BLOCKS)]
+    network = [timed(motion.potential.engine.launch, 1) for _ in range(blocks)]
     step, alone = float(np.median(seconds)), float(np.median(network))
     return {
         "atoms": atoms,

@@ -38,6 +38,7 @@ from allegro_sim.tools.compile_kernels import (
 )
 from allegro_sim.tools.gpu_report import Expected
 from allegro_sim.tools.gpu_report_device import CEILINGS_OPTIONS, CEILINGS_SOURCE, use_tests
+from allegro_sim.tools.gpu_report_md import trajectory
 
 ZOO, LEGACY_ZOO = "zoo/", "legacy-zoo/"
 """Prefix of the small models of tests/data/golden."""
@@ -70,6 +71,7 @@ UPSTREAM_MEDIUM = {
 
 DHFR = Path(__file__).resolve().parent.parent / "inputs" / "dhfr"
 DHFR_RELAXED = "dhfr.xyz"
+TRAJECTORY = "trajectory.npz"
 
 
 class Prepared:
@@ -121,6 +123,11 @@ class Prepared:
             raise InputError(f"{path}: not prepared; make the folder again with --phase prepare")
         return model, read_structure(path, model=model)
 
+    def trajectory(self) -> dict[str, np.ndarray]:
+        """The CPU's `gpu_report_md.trajectory` of the bundled model."""
+        with np.load(self.folder / TRAJECTORY) as arrays:
+            return dict(arrays)
+
     def expected(self) -> dict[str, Expected]:
         """References of the accuracy phase by name."""
         found = {}
@@ -152,6 +159,7 @@ def prepare(folder: Path, architectures: list[str], upstream_python: str | None,
     _expect_water(expected)
     _expect_alloy(expected, benchmark_model("many_types"))
     _expect_zoo(expected, cubins, architectures)
+    np.savez(folder / TRAJECTORY, **trajectory(benchmark_model("bundled"), device="cpu"))
     _relax_dhfr(folder)
     if upstream_python:
         _upstream_models(folder, upstream_python, bundled)

@@ -80,7 +80,7 @@ def ticking(step: float):
 
 def test_a_phase_stops_in_time_and_goes_on_where_it_stopped(record):
     gpu = FakeGpu()
-    left = gpu_report.run_items(gpu_report.smoke_items(gpu), record, 2.5, ticking(1.0))
+    left = gpu_report.run_items(gpu_report.smoke_items(gpu), record, 5.5, ticking(1.0))
     assert left == 5 and gpu.asked == [("bundled", "mixed", 192)]
     again = gpu_report.Record(record.path, FACTS)
     assert gpu_report.run_items(gpu_report.smoke_items(gpu), again, 100.0, ticking(1.0)) == 0
@@ -98,11 +98,21 @@ def test_every_result_is_on_disk_before_the_next_begins(record):
     def items():
         yield gpu_report.Item("one", lambda: {"value": 1.0})
         assert json.loads(record.path.read_text())["results"]["one"]["value"] == 1.0
-        yield gpu_report.Item("two", lambda: 1 / 0)
+        yield gpu_report.Item("two", stopped)
 
-    with pytest.raises(ZeroDivisionError):
+    def stopped():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
         gpu_report.run_items(items(), record, 100.0)
     assert list(json.loads(record.path.read_text())["results"]) == ["one"]
+
+
+def test_results_are_chosen_by_their_keys(record):
+    gpu = FakeGpu()
+    chosen = ("smoke/*/double", "smoke/sc23/*")
+    assert gpu_report.run_items(gpu_report.smoke_items(gpu), record, 100.0, only=chosen) == 0
+    assert gpu.asked == [("bundled", "double", 192), ("sc23", "mixed", 192)]
 
 
 def test_a_failed_measurement_is_recorded_and_the_next_goes_on(record):
@@ -110,6 +120,13 @@ def test_a_failed_measurement_is_recorded_and_the_next_goes_on(record):
     assert gpu_report.run_items(gpu_report.smoke_items(gpu), record, 100.0, ticking(0.01)) == 0
     assert record["smoke/bundled/mixed"]["error"] == "DeviceError: out of memory"
     assert record["smoke/bundled/single"]["finite"]
+
+
+def test_any_failure_is_recorded_with_where_it_happened(record):
+    items = iter([gpu_report.Item("one", lambda: 1 / 0), gpu_report.Item("two", lambda: {"value": 1.0})])
+    assert gpu_report.run_items(items, record, 100.0) == 0
+    assert record["one"]["error"] == "ZeroDivisionError: division by zero"
+    assert record["one"]["traceback"][-1] == record["one"]["error"] and record["two"]["value"] == 1.0
 
 
 @pytest.mark.parametrize("name", ["commit", "gpu", "driver"], ids="other_{}".format)

@@ -312,7 +312,7 @@ def plan_works(layout: Layout, plan: Plan, edges: int, atoms: int) -> dict[str, 
     for operation in plan.operations:
         name = operation_name(operation)
         if isinstance(operation, Product):
-            work = product_work(operation, layout.real.itemsize)
+            work = product_work(operation, layout.real.itemsize).scaled(operation.rows / plan.capacity)
             works[name] = works[name].plus(work) if name in works else work
         else:
             works[name] = known[name]

@@ -308,18 +308,18 @@ def on_kernels(mlps: Mlps, module: CpuModule, edges: Edges, shift: int = 0) -> R
     if not mlps.folded.readout:
         last_columns = (np.arange(sizes.layers + 1)[:, None] * d.SP + np.arange(sizes.scalars)).ravel()
     buffers["seeds"][:, last_columns] = edges.seeds
-    numbers = {"chunk": np.int32(1), "capacity": np.int32(capacity)}
+    numbers = {"chunk": np.int32(1), "capacity": np.int32(capacity), "first_row": np.int32(0)}
 
-    stages = mlp_header.mlp_stages(d, mlps.shapes, capacity)
+    stages = mlp_header.mlp_stages(d, mlps.shapes, capacity, capacity)
 
     def launch(stage: str) -> None:
         for step in stages[stage]:
             if isinstance(step, Product):
                 multiply(buffers, step, count)
                 continue
-            kernel = mlps.kernels[step]
+            kernel = mlps.kernels[step.kernel]
             arguments = [numbers[name] if name in numbers else buffers[name] for name in kernel.arguments]
-            module.launch(step, (capacity // kernel.tile,), (kernel.threads,), arguments, kernel.shared_bytes)
+            module.launch(step.kernel, (capacity // kernel.tile,), (kernel.threads,), arguments, kernel.shared_bytes)
 
     def of_model(rows_of: np.ndarray) -> np.ndarray:
         """Slot-major padded columns -> the model's u slots + l."""

@@ -18,13 +18,15 @@ from allegro_sim.potential.cuda.plan import Buffer, Launch, Matrix, Product, nam
 
 @given(
     st.lists(st.integers(0, 300), max_size=200),
-    st.integers(1, 40).map(lambda n: n * ROW_MULTIPLE),
+    st.integers(1, 12),
     st.sampled_from([0.0, 1.0, 4.0]),
-    st.booleans(),
+    st.sampled_from([1, 3]),
 )
-def test_every_centre_is_in_one_chunk_that_holds_its_edges(counts, max_rows, margin, fixed):
+def test_every_centre_is_in_one_chunk_that_holds_its_edges(counts, blocks, margin, blocks_together):
     counts = np.array(counts, np.int32)
-    table = make_table(counts, max_rows, margin=margin, fixed_capacity=fixed)
+    multiple = blocks_together * ROW_MULTIPLE
+    max_rows = blocks * multiple
+    table = make_table(counts, max_rows, margin=margin, multiple=multiple)
     sizes = np.diff(table.centers)
     assert table.centers[0] == 0
     assert table.centers[-1] == len(counts)
@@ -32,11 +34,10 @@ def test_every_centre_is_in_one_chunk_that_holds_its_edges(counts, max_rows, mar
     assert sizes.max(initial=1) == table.max_centers <= centers_for(max_rows)
     edges = np.add.reduceat(counts, table.centers[:-1]) if len(counts) else np.zeros(0, int)
     assert edges.sum() == table.edges
-    assert table.capacity % ROW_MULTIPLE == 0
+    assert table.capacity % multiple == 0
     assert rows_for(int(edges.max(initial=0)), margin) <= table.capacity
     if counts.max(initial=0) <= edges_for(max_rows, margin):
         assert table.capacity <= max_rows
-        assert table.capacity == max_rows or not fixed
 
 
 @pytest.mark.parametrize(("atoms", "edges_per_atom", "rows"), [(192, 38, 32768), (1536, 38, 4096), (24000, 9, 10240)])

@@ -66,9 +66,9 @@ def test_driver_too_old_for_the_build_of_cupy():
 
 
 def test_gpu_too_old():
-    device.check_capability(device.Device("A100", (8, 0), 1))
+    device.check_capability(device.Device("A100", (8, 0), 1, 108))
     with pytest.raises(DeviceError, match=r"V100 .*7\.0.*8\.0"):
-        device.check_capability(device.Device("V100", (7, 0), 1))
+        device.check_capability(device.Device("V100", (7, 0), 1, 80))
 
 
 def test_no_cupy(monkeypatch):
@@ -79,7 +79,7 @@ def test_no_cupy(monkeypatch):
 
 
 def test_a_usable_gpu_is_taken(monkeypatch):
-    properties = {"name": b"Some GPU", "major": 9, "minor": 0, "totalGlobalMem": 2**37}
+    properties = {"name": b"Some GPU", "major": 9, "minor": 0, "totalGlobalMem": 2**37, "multiProcessorCount": 132}
     runtime = SimpleNamespace(
         runtimeGetVersion=lambda: 13000,
         getDeviceProperties=lambda n: properties,

@@ -32,7 +32,7 @@ from allegro_sim.potential.cuda.potential import CudaPotential
 
 pytestmark = pytest.mark.simulator
 
-DEVICE = Device("a stand-in", (9, 0), 2**34)
+DEVICE = Device("a stand-in", (9, 0), 2**34, 4)
 
 
 def a_model(path):

@@ -58,15 +58,15 @@ def test_large_products_are_the_librarys_and_of_tf32_numbers_in_mixed_alone():
     for name in NAMES:
         for precision in ("single", "mixed"):
             layout = Layout(wide_model(name), precision)
-            operations = layout.chunk_operations(512, 64)
+            operations = layout.chunk_operations(256, 64)
             products = [operation for operation in operations if isinstance(operation, Product)]
             assert products or name == "no activation"
             for product in products:
                 large = min(product.inner, product.columns) >= 16
-                assert product.rows == 512
+                assert product.rows == layout.row_multiple == 128
                 assert not product.tensor_cores or (precision == "mixed" and large)
             launched = [operation.kernel for operation in operations if isinstance(operation, Launch)]
-            assert sorted(launched) == sorted(layout.kernels)
+            assert set(launched) == set(layout.kernels)
 
 
 def forces_of(potential: CudaPotential, name: str) -> np.ndarray:
@@ -83,34 +83,38 @@ def test_bits_do_not_depend_on_chunks_or_on_the_order_of_threads(options):
 
 
 class PlaceDependent(HostExecutor):
-    """A library whose last bit depends on the row, as OpenBLAS's does, or on the number of rows."""
-
-    by_rows = False
+    """A library whose last bit depends on the row, as OpenBLAS's does."""
 
     def _multiply(self, product, arrays):
         HostExecutor._multiply(product, arrays)
         out = arrays[product.out.buffer].reshape(-1)
-        first = product.out.offset + (0 if self.by_rows else 5) * product.out.stride
-        if not self.by_rows or product.rows > 1000:
-            row = out[first : first + product.columns]
-            row[:] = np.nextafter(row, np.inf)
+        first = product.out.offset + 5 * product.out.stride
+        row = out[first : first + product.columns]
+        row[:] = np.nextafter(row, np.inf)
 
 
-@pytest.mark.parametrize("by_rows", [False, True])
-def test_a_library_that_is_not_independent_of_rows_gets_chunks_of_one_size(by_rows):
+def test_whether_a_library_keeps_an_edges_bits_is_probed_and_said():
     model = wide_model("one layer")
-    executor = PlaceDependent()
-    executor.by_rows = by_rows
-    potential = CudaPotential(model, precision="single", chunk_edges=512, executor=executor)
-    potential.prepare()
-    assert potential.engine.fixed_rows
-    forces_of(potential, "one layer")
-    assert potential.engine.table.capacity == 512
-    assert "one number of rows for all chunks" in potential.description
+    for executor, keeps in ((HostExecutor(), True), (PlaceDependent(), False)):
+        potential = CudaPotential(model, precision="single", chunk_edges=512, executor=executor)
+        potential.prepare()
+        assert potential.engine.keeps_bits == keeps
+        assert rows_keep_their_bits(potential.engine.layout, executor) == keeps
+        forces_of(potential, "one layer")
+        said = f"by cuBLAS; 128 rows at a time, bits {'' if keeps else 'NOT '}independent of an edge's place (probed)"
+        assert said in potential.description
 
-    even = cuda_potential(model, "single", chunk_edges=512)
-    forces_of(even, "one layer")
-    assert not even.engine.fixed_rows
-    assert rows_keep_their_bits(even.engine.layout, even.engine.executor)
-    assert "bits independent of rows (probed)" in even.description
-    assert "by cuBLAS" in even.description
+
+def test_an_mlp_goes_through_a_chunk_in_blocks_of_rows():
+    """Every block has all its steps before the next, the last rows of the chunk among them."""
+    layout = Layout(wide_model("deep"), "mixed", product_rows=256)
+    assert layout.row_multiple == 256
+    operations = layout.chunk_operations(768, 64)
+    buffers = layout.buffers(768, 64)
+    assert buffers["hidden_0"].shape[0] == 256 and buffers["x"].shape[0] == 768
+    rows = {}
+    for operation in operations:
+        if isinstance(operation, Product) and operation.left.buffer == "x":
+            key = (operation.left.offset % operation.left.stride, operation.inner, operation.columns, operation.right)
+            rows.setdefault(key, []).append(operation.left.offset // operation.left.stride)
+    assert rows and all(starts == [0, 256, 512] for starts in rows.values())

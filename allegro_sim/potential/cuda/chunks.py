@@ -53,9 +53,9 @@ def round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def rows_for(edges: int, margin: float = 1.0) -> int:
+def rows_for(edges: int, margin: float = 1.0, multiple: int = ROW_MULTIPLE) -> int:
     """Capacity for a chunk that holds `edges` now: with the room of `DEVIATIONS`, times `margin`."""
-    return round_up(edges + int(np.ceil(margin * DEVIATIONS * np.sqrt(max(edges, 1)))), ROW_MULTIPLE)
+    return round_up(edges + int(np.ceil(margin * DEVIATIONS * np.sqrt(max(edges, 1)))), multiple)
 
 
 def edges_for(capacity: int, margin: float = 1.0) -> int:
@@ -65,18 +65,17 @@ def edges_for(capacity: int, margin: float = 1.0) -> int:
 
 
 def make_table(
-    counts: np.ndarray, max_capacity: int, *, margin: float = 1.0, fixed_capacity: bool = False
+    counts: np.ndarray, max_capacity: int, *, margin: float = 1.0, multiple: int = ROW_MULTIPLE
 ) -> ChunkTable:
     """Cut the centres into chunks of about equal numbers of edges.
 
     Parameters
     ----------
     counts : int (owned,), edges within the cutoff of every centre
-    max_capacity : rows of the largest chunk there should be, a multiple of `ROW_MULTIPLE`; it is larger only where a
+    max_capacity : rows of the largest chunk there should be, a multiple of `multiple`; it is larger only where a
         single centre has more edges than that
     margin : factor on the room for more edges
-    fixed_capacity : every chunk has `max_capacity` rows, however many edges there are: where an edge's numbers depend
-        on the rows of a product, which must then depend on model and device alone
+    multiple : what the rows of a chunk are a multiple of, itself one of `ROW_MULTIPLE`
     """
     counts = np.asarray(counts, np.int64)
     total = np.concatenate([[0], np.cumsum(counts)])
@@ -88,10 +87,9 @@ def make_table(
         # take it past the aim, so each has more than its share, and there are no more of them.
         share = -(-int(total[-1]) // (len(centers) - 1))
         centers = _cut(total, min(limit, share + largest), most_centers)
-    needed = rows_for(int(np.diff(total[centers]).max(initial=0)), margin)
     return ChunkTable(
         centers=centers,
-        capacity=max(needed, max_capacity) if fixed_capacity else needed,
+        capacity=rows_for(int(np.diff(total[centers]).max(initial=0)), margin, multiple),
         max_centers=int(np.diff(centers).max(initial=1)),
         edges=int(total[-1]),
     )

@@ -9,14 +9,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from allegro_sim.errors import DeviceError
-from allegro_sim.potential.cuda.chunks import ROW_MULTIPLE, ChunkTable, centers_for, make_table, round_up
+from allegro_sim.potential.cuda.chunks import ChunkTable, centers_for, make_table, round_up
 from allegro_sim.potential.cuda.device import OutOfDeviceMemory
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import Buffer, Plan, system_buffers
 from allegro_sim.potential.cuda.probe import rows_keep_their_bits
 
-BUFFER_BYTES = 2**30
-"""Default size of the buffers of a chunk; a sixteenth of the device's memory where that is less."""
+BUFFER_BYTES = 2**33
+"""Default size of the buffers of a chunk; a sixteenth of the device's memory where that is less. With a thousand
+megabytes a chunk of a narrow model had too few centres to fill an H200 (8 % of its warps)."""
 
 MAX_ROWS = 2**20
 MIN_ROWS = 1024
@@ -32,7 +33,7 @@ class Graph(Protocol):
 class Executor(Protocol):
     """What runs a plan: `executor.CudaExecutor`."""
 
-    device: Any  # has total_bytes; its text names it
+    device: Any  # has total_bytes, multiprocessors, capability; its text names it
     arrays: Any  # the module of array operations, as NumPy's, to be used inside `with executor.working()`
 
     def load(self, layout: Layout) -> None: ...
@@ -95,7 +96,8 @@ class Engine:
     table : ChunkTable, of the last `bind` or `recover`
     plan : Plan
     arrays : dict of the device arrays that the plan names
-    fixed_rows : whether every chunk must have the same number of rows, whatever the number of edges
+    keeps_bits : whether an edge's numbers are independent of its place among the rows of a product (probed for wide
+        models)
     """
 
     def __init__(
@@ -106,8 +108,8 @@ class Engine:
             buffer_bytes = min(BUFFER_BYTES, executor.device.total_bytes // 16)
         fitting = buffer_bytes // (layout.bytes_per_edge + layout.bytes_per_center // 4)
         fitting = max(MIN_ROWS, min(fitting, MAX_ROWS))
-        self.max_rows = round_up(max_rows, ROW_MULTIPLE) if max_rows else fitting // ROW_MULTIPLE * ROW_MULTIPLE
-        self.fixed_rows = False
+        self.max_rows = self._whole(max_rows) if max_rows else self._whole(fitting - layout.row_multiple + 1)
+        self.keeps_bits = True
         self.margin = 1.0
         self.table: ChunkTable | None = None
         self.plan: Plan | None = None
@@ -131,7 +133,7 @@ class Engine:
                 "memory that other programs hold"
             ) from None
         if not self.layout.fused:
-            self.fixed_rows = not rows_keep_their_bits(self.layout, self.executor)
+            self.keeps_bits = rows_keep_their_bits(self.layout, self.executor)
         self._prepared = True
 
     def bind(self, system: Mapping[str, Any], owned: int) -> None:
@@ -186,7 +188,7 @@ class Engine:
     def _make_chunks(self, counts: np.ndarray | None = None) -> None:
         counts = self._count() if counts is None else counts
         while True:
-            table = make_table(counts, self.max_rows, margin=self.margin, fixed_capacity=self.fixed_rows)
+            table = make_table(counts, self.max_rows, margin=self.margin, multiple=self.layout.row_multiple)
             try:
                 self._take(table)
                 return
@@ -228,20 +230,27 @@ class Engine:
         values = self.layout.constants[name]
         return self._own.get(Buffer(name, values.shape, values.dtype, "constant"))
 
+    def _whole(self, rows: int) -> int:
+        """Rows of the smallest chunk that there can be with at least so many."""
+        return round_up(rows, self.layout.row_multiple)
+
     def _shrink(self, table: ChunkTable, error: OutOfDeviceMemory) -> None:
         """Fewer rows a chunk after an allocation failed."""
         layout = self.layout
         needed = table.capacity * layout.bytes_per_edge + table.max_centers * layout.bytes_per_center
-        names = [name for name, buffer in layout.buffers(ROW_MULTIPLE, 1).items() if buffer.kind in ("edge", "center")]
+        names = [
+            name for name, buffer in layout.buffers(layout.row_multiple, 1).items() if buffer.kind in ("edge", "center")
+        ]
         self._own.drop(*names)
         self.arrays, self._bound = {}, None
         self.executor.release()
-        rows = min(self.max_rows, table.capacity) // 2 // ROW_MULTIPLE * ROW_MULTIPLE
-        if rows < MIN_ROWS:
-            smallest = MIN_ROWS * layout.bytes_per_edge + centers_for(MIN_ROWS) * layout.bytes_per_center
+        rows = min(self.max_rows, table.capacity) // 2 // layout.row_multiple * layout.row_multiple
+        least = self._whole(MIN_ROWS)
+        if rows < least:
+            smallest = least * layout.bytes_per_edge + centers_for(least) * layout.bytes_per_center
             raise DeviceError(
                 f"{self.executor.device} is out of memory: chunks of {table.capacity} edges need {needed / 2**20:.1f} "
-                f"MiB ({error.needed / 2**20:.1f} MiB could not be allocated), and the smallest chunks, of {MIN_ROWS} "
+                f"MiB ({error.needed / 2**20:.1f} MiB could not be allocated), and the smallest chunks, of {least} "
                 f"edges, {smallest / 2**20:.1f} MiB. Use more GPUs, a smaller system or a smaller skin, or free "
                 "memory that other programs hold"
             ) from None

@@ -10,7 +10,9 @@ import numpy as np
 from allegro_sim.errors import DeviceError
 from allegro_sim.model.description import ACTIVATIONS, AllegroModel, Mlp
 from allegro_sim.potential.cuda import center_header, mlp_header, mlp_legacy
+from allegro_sim.potential.cuda.chunks import ROW_MULTIPLE
 from allegro_sim.potential.cuda.direct_track import DirectTrack
+from allegro_sim.potential.cuda.mlp_wide import HIDDEN, Piece
 from allegro_sim.potential.cuda.packing import pack_centers
 from allegro_sim.potential.cuda.plan import (
     Argument,
@@ -44,12 +46,14 @@ class Layout:
     model : AllegroModel
     precision : "double", "single" or "mixed"
     matrix_units : see `mlp_header.Dimensions`
+    product_rows : rows of every product of wide models
 
     Attributes
     ----------
     real : dtype of features and weights
     fused : whether all widths fit the kernels that hold an MLP in shared memory; otherwise products are cuBLAS's
     kernels : dict of every kernel of the module
+    row_multiple : what the rows of a chunk are a multiple of
     bytes_per_edge, bytes_per_center : of the buffers of a chunk
 
     Raises
@@ -57,7 +61,9 @@ class Layout:
     DeviceError : the model has an option that the kernels do not cover
     """
 
-    def __init__(self, model: AllegroModel, precision: str, *, matrix_units: bool = True) -> None:
+    def __init__(
+        self, model: AllegroModel, precision: str, *, matrix_units: bool = True, product_rows: int = ROW_MULTIPLE
+    ) -> None:
         refuse_unsupported(model)
         self.model, self.precision = model, precision
         self.real = np.dtype(np.float64 if precision == "double" else np.float32)
@@ -86,14 +92,16 @@ class Layout:
             rounding = mlp_header.mlp_rounding(self.shapes, mlp_header.fused_widths(self.shapes))
             self.track = VectorTrack(model, rounding)
         self.fused = mlp_header.fused_widths(self.shapes)
+        self.row_multiple = ROW_MULTIPLE if self.fused else product_rows
         self.specs = {**center_header.edge_specs(), **self.track.specs}
         self.mlps = {kernel.name: kernel for kernel in mlp_header.mlp_kernels(self.dimensions, self.shapes)}
         if self.updates is not None:
             self.specs |= self.updates.specs
             self.mlps |= self.updates.kernels
         self.kernels = self._kernels()
-        bytes_at = [self._chunk_bytes(capacity, centers) for capacity, centers in ((128, 64), (256, 64), (128, 128))]
-        self.bytes_per_edge = (bytes_at[1] - bytes_at[0]) // 128
+        rows = self.row_multiple
+        bytes_at = [self._chunk_bytes(*size) for size in ((rows, 64), (2 * rows, 64), (rows, 128))]
+        self.bytes_per_edge = (bytes_at[1] - bytes_at[0]) // rows
         self.bytes_per_center = (bytes_at[2] - bytes_at[0]) // 64
 
     def _compose_legacy(self) -> None:
@@ -157,7 +165,7 @@ class Layout:
             "dw": ((capacity, dimensions.NW), real),
             "edge_energies": ((capacity,), np.float64),
             **{
-                name: ((capacity, columns), real)
+                name: ((self.row_multiple if name in HIDDEN else capacity, columns), real)
                 for name, columns in mlp_header.mlp_buffers(self.dimensions, self.shapes).items()
             },
         }
@@ -198,14 +206,14 @@ class Layout:
     def chunk_operations(self, capacity: int, max_centers: int) -> tuple[Operation, ...]:
         """One chunk, from its edges to forces."""
         edges = ("edge_center", "edge_neighbor", *_INDEX, "first", "chunk_centers", "chunk")
-        mlps = mlp_header.mlp_stages(self.dimensions, self.shapes, capacity)
+        mlps = mlp_header.mlp_stages(self.dimensions, self.shapes, capacity, self.row_multiple)
         return (
-            self._launch("scan_chunk", capacity, max_centers),
+            self._launch(Piece("scan_chunk", 0, capacity), capacity, max_centers),
             IndexLaunch("fill_edges", _blocks(max_centers), INDEX_THREADS, edges),
             *(
                 step if isinstance(step, Product) else self._launch(step, capacity, max_centers)
                 for stage in self.stages()
-                for step in mlps.get(stage, (stage,))
+                for step in mlps.get(stage, (Piece(stage, 0, capacity),))
             ),
         )
 
@@ -237,11 +245,14 @@ class Layout:
             stages += [*updates.before_environment_backward(k), f"environment_{k}_backward"]
         return [*stages, *updates.before_mlp_backward(0), "embedding_backward", *updates.after, "edge_forces"]
 
-    def _launch(self, name: str, capacity: int, max_centers: int) -> Launch:
-        kernel = self.kernels[name]
-        sizes = {"capacity": np.int32(capacity), "max_centers": np.int32(max_centers)}
-        arguments: tuple[Argument, ...] = tuple(sizes.get(argument, argument) for argument in kernel.arguments)
-        return Launch(name, kernel.grid(capacity, max_centers), kernel.block, kernel.shared_bytes, arguments)
+    def _launch(self, piece: Piece, capacity: int, max_centers: int) -> Launch:
+        kernel = self.kernels[piece.kernel]
+        sizes = {"capacity": capacity, "max_centers": max_centers, "first_row": piece.first_row}
+        arguments: tuple[Argument, ...] = tuple(
+            np.int32(sizes[argument]) if argument in sizes else argument for argument in kernel.arguments
+        )
+        grid = kernel.grid(piece.rows, max_centers)
+        return Launch(piece.kernel, grid, kernel.block, kernel.shared_bytes, arguments)
 
     def _kernels(self) -> dict[str, Kernel]:
         found = {name: Kernel(name, spec.arguments, spec.block, 0, spec.grid) for name, spec in self.specs.items()}

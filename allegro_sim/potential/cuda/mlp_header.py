@@ -20,7 +20,7 @@ from allegro_sim.potential.cuda.mlp_shapes import (
     mlp_chains,
     mlp_rounding,
 )
-from allegro_sim.potential.cuda.mlp_wide import WideMlp
+from allegro_sim.potential.cuda.mlp_wide import Piece, WideMlp
 from allegro_sim.potential.cuda.plan import Product
 
 
@@ -31,18 +31,18 @@ def mlp_kernels(dimensions: Dimensions, shapes: tuple[MlpShape, ...]) -> tuple[M
         if fits_shared_memory(shape):
             found.append(_fused_kernel(dimensions, shapes, shape, backward))
         else:
-            found += WideMlp(dimensions, shapes, shape, 128).kernels(backward)
+            found += WideMlp(dimensions, shapes, shape, 128, 128).kernels(backward)
     return tuple(found)
 
 
 def mlp_stages(
-    dimensions: Dimensions, shapes: tuple[MlpShape, ...], capacity: int
-) -> dict[str, tuple[str | Product, ...]]:
-    """What `embedding_forward`, `latent_0_forward` .. `embedding_backward` are made of: kernels by name, products."""
+    dimensions: Dimensions, shapes: tuple[MlpShape, ...], capacity: int, product_rows: int
+) -> dict[str, tuple[Piece | Product, ...]]:
+    """What `embedding_forward`, `latent_0_forward` .. `embedding_backward` are made of: kernels and products."""
     return {
-        _stage(shape, backward): (_stage(shape, backward),)
+        _stage(shape, backward): (Piece(_stage(shape, backward), 0, capacity),)
         if fits_shared_memory(shape)
-        else WideMlp(dimensions, shapes, shape, capacity).operations(backward)
+        else WideMlp(dimensions, shapes, shape, capacity, product_rows).operations(backward)
         for shape, backward in _both_ways(shapes)
     }
 

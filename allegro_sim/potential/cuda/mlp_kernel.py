@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NUMBERS = ("chunk", "capacity")
+NUMBERS = ("chunk", "capacity", "first_row")
 """Arguments that are int32 numbers; all others are buffers."""
 
 _TYPES = {
@@ -23,8 +23,9 @@ _TYPES = {
 class MlpKernel:
     """A kernel over the rows of a chunk: blocks of `threads`, each for `tile` rows, `each` of an edge or of a centre.
 
-    outputs, inputs: names of buffers written and read (and `capacity`). body: what it does, after a block without edges
-    has returned. blocks_together: blocks a multiprocessor should have registers for.
+    outputs, inputs: names of buffers written and read (and `capacity`; and `first_row`, of a kernel that is launched
+    for some rows, from this one on). body: what it does, after a block without edges has returned. blocks_together:
+    blocks a multiprocessor should have registers for.
     """
 
     name: str
@@ -56,10 +57,11 @@ class MlpKernel:
             counted = "chunk_size(chunk_centers, chunk)"
         if self.each > 1:
             counted = f"{self.each} * {counted}"
+        first = "first_row + " if "first_row" in self.inputs else ""
         return (
             f'extern "C" __global__ void __launch_bounds__({self.threads}, {self.blocks_together}) '
             f"{self.name}({parameters}) {{\n"
-            f"  if ((int)blockIdx.x * {self.tile} >= {counted}) return;\n"
+            f"  if ({first}(int)blockIdx.x * {self.tile} >= {counted}) return;\n"
             f"{self.body}}}\n"
         )
 

@@ -2,9 +2,15 @@
 
 Features that are parts of one vector stand in different buffers, so a product is one call a part: columns of the matrix
 for each target, rows of it for each source, the second source adding to what the first has made. Nothing is copied.
+
+An MLP goes through a chunk in blocks of `product_rows` rows, one after the other, all its steps for each: what lies
+between two steps is still in the cache when it is read, the hidden features need room for a block alone, and every
+product of a shape has the same number of rows, whatever the chunk: cuBLAS chooses its kernel by it.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 from allegro_sim.potential.cuda.mlp_chain import weight_places
 from allegro_sim.potential.cuda.mlp_kernel import MlpKernel
@@ -15,25 +21,55 @@ from allegro_sim.potential.cuda.plan import Matrix, Product
 _ROWS = 32
 """Edges of a block of an element-wise kernel."""
 
+HIDDEN = ("hidden_0", "hidden_1")
+"""Buffers of features between two products, of `product_rows` rows."""
+
 Operation = MlpKernel | Product
 
 
-class WideMlp:
-    """One MLP with chunks of `capacity` edges."""
+@dataclass(frozen=True)
+class Piece:
+    """A kernel for rows first_row .. first_row + rows of a chunk."""
 
-    def __init__(self, dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: MlpShape, capacity: int) -> None:
+    kernel: str
+    first_row: int
+    rows: int
+
+
+class WideMlp:
+    """One MLP with chunks of `capacity` edges, a multiple of `product_rows`."""
+
+    def __init__(
+        self,
+        dimensions: Dimensions,
+        shapes: tuple[MlpShape, ...],
+        shape: MlpShape,
+        capacity: int,
+        product_rows: int,
+    ) -> None:
+        assert capacity % product_rows == 0
         self._dimensions, self._shapes, self._shape, self._capacity = dimensions, shapes, shape, capacity
+        self._rows = product_rows
         self._mixed = dimensions.precision == "mixed"
 
     def kernels(self, backward: bool) -> list[MlpKernel]:
         """The element-wise kernels."""
         return [step for step in self._steps(backward) if isinstance(step, MlpKernel)]
 
-    def operations(self, backward: bool) -> tuple[str | Product, ...]:
-        """All steps in order, kernels by name."""
-        return tuple(step.name if isinstance(step, MlpKernel) else step for step in self._steps(backward))
+    def operations(self, backward: bool) -> tuple[Piece | Product, ...]:
+        """All steps of one block of rows after the other."""
+        found: list[Piece | Product] = []
+        steps = self._steps(backward)
+        for first in range(0, self._capacity, self._rows):
+            for step in steps:
+                if isinstance(step, MlpKernel):
+                    found.append(Piece(step.name, first, self._rows))
+                else:
+                    found.append(replace(step, out=_moved(step.out, first), left=_moved(step.left, first)))
+        return tuple(found)
 
     def _steps(self, backward: bool) -> list[Operation]:
+        """Those of the first block."""
         return self._backward() if backward else self._forward()
 
     # --- forward ------------------------------------------------------------------------------------------------------
@@ -61,7 +97,7 @@ class WideMlp:
         slope = self._slope(0)
         call = (
             f"wide_two_body<{self._template(0, 1)}, {self._separable}>"
-            f"(hidden_0, {slope or 'nullptr'}, basis, pairs, two_body, capacity);"
+            f"(hidden_0, {self._slopes(0)}, basis + first_row, pairs + first_row, two_body, capacity);"
         )
         outputs = ("hidden_0", *([slope] if slope else []))
         return self._kernel("forward_0", outputs, ("basis", "pairs", "two_body", "capacity"), call)
@@ -69,14 +105,14 @@ class WideMlp:
     def _activate(self, n: int) -> list[MlpKernel]:
         slope, hidden = self._slope(n), f"hidden_{n % 2}"
         if slope:
-            call = f"wide_activate<{self._template(n, n + 1)}>({hidden}, {slope});"
+            call = f"wide_activate<{self._template(n, n + 1)}>({hidden}, {self._slopes(n)});"
             return [self._kernel(f"forward_{n}", (hidden, slope), (), call)]
         return self._round(f"forward_{n}", self._hidden(n, n + 1)) if self._large(n + 1) else []
 
     def _energies(self, n: int) -> MlpKernel:
         slope, hidden = self._slope(n), f"hidden_{n % 2}"
         arguments = f"<{_ROWS}, {self._shape.padded[n + 1]}, {self._shape.activations[n].upper()}>"
-        call = f"wide_energies{arguments}(edge_energies, {slope or 'nullptr'}, {hidden}, energy_weights);"
+        call = f"wide_energies{arguments}(edge_energies + first_row, {self._slopes(n)}, {hidden}, energy_weights);"
         outputs = ("edge_energies", *([slope] if slope else []))
         return self._kernel(f"forward_{n}", outputs, (hidden, "energy_weights"), call)
 
@@ -105,7 +141,7 @@ class WideMlp:
         n = len(self._shape.activations) - 1
         slope = self._slope(n)
         arguments = f"<{_ROWS}, {self._shape.padded[-1]}, {_flag(self._large(n))}>"
-        call = f"wide_seeds{arguments}(hidden_0, {slope or 'nullptr'}, seeds, pairs);"
+        call = f"wide_seeds{arguments}(hidden_0, {self._slopes(n)}, seeds, pairs + first_row);"
         return self._kernel("backward_seeds", ("hidden_0",), (*([slope] if slope else []), "seeds", "pairs"), call)
 
     def _multiply(self, turn: int, n: int) -> list[MlpKernel]:
@@ -113,7 +149,7 @@ class WideMlp:
         slope, hidden = self._slope(n), f"hidden_{turn % 2}"
         if slope:
             arguments = f"<{_ROWS}, {self._shape.padded[n + 1]}, {_flag(self._large(n))}>"
-            call = f"wide_multiply{arguments}({hidden}, {slope});"
+            call = f"wide_multiply{arguments}({hidden}, {self._slopes(n)});"
             return [self._kernel(f"backward_{n}", (hidden,), (slope,), call)]
         return self._round(f"backward_{n}", self._hidden(turn, n + 1)) if self._large(n) else []
 
@@ -122,7 +158,8 @@ class WideMlp:
         inputs = ("basis_slopes", "pairs", "two_body", "capacity")
         call = (
             f"wide_radial_slope<{_ROWS}, {self._shape.padded[1]}, {self._separable}>"
-            f"(radial_slope, {gradient}, {slope or 'nullptr'}, {', '.join(inputs)});"
+            f"(radial_slope + first_row, {gradient}, {self._slopes(0)}, basis_slopes + first_row, pairs + first_row, "
+            "two_body, capacity);"
         )
         return self._kernel("backward_0", ("radial_slope",), (gradient, *([slope] if slope else []), *inputs), call)
 
@@ -131,6 +168,11 @@ class WideMlp:
     def _slope(self, n: int) -> str:
         """The buffer of an activation's slopes; none after the identity."""
         return "" if self._shape.activations[n] == "identity" else f"slope_{self._shape.name}_{n}"
+
+    def _slopes(self, n: int) -> str:
+        """Those of a block's rows."""
+        slope = self._slope(n)
+        return _shifted(slope, self._shape.padded[n + 1]) if slope else "nullptr"
 
     @property
     def _separable(self) -> str:
@@ -164,7 +206,7 @@ class WideMlp:
                         out=self._matrix(target),
                         left=self._matrix(source),
                         right=Matrix("weights", place + row * columns + column, columns),
-                        rows=self._capacity,
+                        rows=self._rows,
                         columns=target.width,
                         inner=source.width,
                         accumulate=target.added or row > 0,
@@ -187,7 +229,8 @@ class WideMlp:
     def _round(self, name: str, part: Part) -> list[MlpKernel]:
         if not self._mixed:
             return []
-        call = f"wide_round<{_ROWS}, {part.stride}, {part.offset}, {part.width}>({part.buffer});"
+        place = part.buffer if part.buffer in HIDDEN else _shifted(part.buffer, part.stride)
+        call = f"wide_round<{_ROWS}, {part.stride}, {part.offset}, {part.width}>({place});"
         return [self._kernel(name, (part.buffer,), (), call)]
 
     def _kernel(self, name: str, outputs: tuple[str, ...], inputs: tuple[str, ...], call: str) -> MlpKernel:
@@ -198,9 +241,19 @@ class WideMlp:
             shared_bytes=0,
             blocks_together=4,
             outputs=outputs,
-            inputs=inputs,
+            inputs=(*inputs, "first_row"),
             body=f"  {call}\n",
         )
+
+
+def _shifted(buffer: str, columns: int) -> str:
+    """C++: where the rows of a block stand in a buffer of the chunk."""
+    return f"{buffer} + (long long)first_row * {columns}"
+
+
+def _moved(matrix: Matrix, first_row: int) -> Matrix:
+    """The same matrix from a later row of the chunk on; hidden features are of one block after the other."""
+    return matrix if matrix.buffer in HIDDEN else replace(matrix, offset=matrix.offset + first_row * matrix.stride)
 
 
 def _flag(value: bool) -> str:

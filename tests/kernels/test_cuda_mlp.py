@@ -310,7 +310,7 @@ def on_kernels(mlps: Mlps, module: CpuModule, edges: Edges, shift: int = 0) -> R
     buffers["seeds"][:, last_columns] = edges.seeds
     numbers = {"chunk": np.int32(1), "capacity": np.int32(capacity), "first_row": np.int32(0)}
 
-    stages = mlp_header.mlp_stages(d, mlps.shapes, capacity, capacity)
+    stages = mlp_header.mlp_stages(d, mlps.shapes, [capacity])
 
     def launch(stage: str) -> None:
         for step in stages[stage]:

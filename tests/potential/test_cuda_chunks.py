@@ -10,7 +10,7 @@ from support.legacy import MODELS as LEGACY_MODELS
 from support.legacy import legacy_model
 from support.random_models import random_model
 
-from allegro_sim.potential.cuda.chunks import ROW_MULTIPLE, centers_for, edges_for, make_table, rows_for
+from allegro_sim.potential.cuda.chunks import ROW_MULTIPLE, Blocks, centers_for, edges_for, make_table, rows_for
 from allegro_sim.potential.cuda.direct_track import CENTER_ROWS
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import Buffer, Launch, Matrix, Product, names_of, system_buffers
@@ -20,13 +20,13 @@ from allegro_sim.potential.cuda.plan import Buffer, Launch, Matrix, Product, nam
     st.lists(st.integers(0, 300), max_size=200),
     st.integers(1, 12),
     st.sampled_from([0.0, 1.0, 4.0]),
-    st.sampled_from([1, 3]),
+    st.sampled_from([(1,), (3,), (1, 2, 3), (2, 3, 7)]),
 )
-def test_every_centre_is_in_one_chunk_that_holds_its_edges(counts, blocks, margin, blocks_together):
+def test_every_centre_is_in_one_chunk_that_holds_its_edges(counts, rows, margin, sizes):
     counts = np.array(counts, np.int32)
-    multiple = blocks_together * ROW_MULTIPLE
-    max_rows = blocks * multiple
-    table = make_table(counts, max_rows, margin=margin, multiple=multiple)
+    blocks = Blocks(tuple(size * ROW_MULTIPLE for size in sizes))
+    max_rows = blocks.whole(rows * ROW_MULTIPLE)
+    table = make_table(counts, max_rows, margin=margin, blocks=blocks)
     sizes = np.diff(table.centers)
     assert table.centers[0] == 0
     assert table.centers[-1] == len(counts)
@@ -34,7 +34,8 @@ def test_every_centre_is_in_one_chunk_that_holds_its_edges(counts, blocks, margi
     assert sizes.max(initial=1) == table.max_centers <= centers_for(max_rows)
     edges = np.add.reduceat(counts, table.centers[:-1]) if len(counts) else np.zeros(0, int)
     assert edges.sum() == table.edges
-    assert table.capacity % multiple == 0
+    assert table.capacity % ROW_MULTIPLE == 0
+    assert sum(blocks.split(table.capacity)) == table.capacity
     assert rows_for(int(edges.max(initial=0)), margin) <= table.capacity
     if counts.max(initial=0) <= edges_for(max_rows, margin):
         assert table.capacity <= max_rows
@@ -44,6 +45,15 @@ def test_every_centre_is_in_one_chunk_that_holds_its_edges(counts, blocks, margi
 def test_padding_of_water_is_under_a_tenth(atoms, edges_per_atom, rows):
     counts = np.random.default_rng(0).poisson(edges_per_atom, atoms)
     assert make_table(counts, rows).padding_share < 0.1
+
+
+@pytest.mark.parametrize(
+    ("rows", "split"), [(1, [2]), (5, [6]), (64, [64]), (65, [33, 32]), (130, [44, 43, 43]), (3, [4])], ids=str
+)
+def test_blocks_are_few_and_of_about_equal_size(rows, split):
+    sizes = (2, 4, 6, *range(7, 65))
+    assert Blocks(sizes).split(rows) == split
+    assert Blocks((128,)).whole(129) == 256
 
 
 def test_sums_of_edges_do_not_overflow():

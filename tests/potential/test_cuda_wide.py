@@ -6,15 +6,15 @@ from functools import cache
 
 import numpy as np
 import pytest
-from support.cuda_harness import HostExecutor, cuda_potential, evaluate
+from support.cuda_harness import HostDevice, HostExecutor, cuda_potential, evaluate
 from support.potential import make_system
 from support.random_models import random_model, random_structure
 
 from allegro_sim.model.reference import evaluate_structure
+from allegro_sim.potential.cuda.chunks import Blocks
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import Launch, Product
 from allegro_sim.potential.cuda.potential import CudaPotential
-from allegro_sim.potential.cuda.probe import rows_keep_their_bits
 
 pytestmark = pytest.mark.simulator
 
@@ -63,7 +63,7 @@ def test_large_products_are_the_librarys_and_of_tf32_numbers_in_mixed_alone():
             assert products or name == "no activation"
             for product in products:
                 large = min(product.inner, product.columns) >= 16
-                assert product.rows == layout.row_multiple == 128
+                assert product.rows == 256
                 assert not product.tensor_cores or (precision == "mixed" and large)
             launched = [operation.kernel for operation in operations if isinstance(operation, Launch)]
             assert set(launched) == set(layout.kernels)
@@ -82,39 +82,62 @@ def test_bits_do_not_depend_on_chunks_or_on_the_order_of_threads(options):
     assert np.array_equal(forces_of(potential, "one layer"), expected)
 
 
-class PlaceDependent(HostExecutor):
-    """A library whose last bit depends on the row, as OpenBLAS's does."""
+class Uneven(HostExecutor):
+    """A library whose small products have other last bits: in all rows, or, as OpenBLAS's, in some."""
+
+    uneven = "none"
 
     def _multiply(self, product, arrays):
         HostExecutor._multiply(product, arrays)
+        rows = {"all": product.rows, "some": 1, "none": 0}[self.uneven]
         out = arrays[product.out.buffer].reshape(-1)
-        first = product.out.offset + 5 * product.out.stride
-        row = out[first : first + product.columns]
-        row[:] = np.nextafter(row, np.inf)
+        for row in range(rows if product.rows < 1000 else 0):
+            at = out[product.out.offset + row * product.out.stride :][: product.columns]
+            at[:] = np.nextafter(at, np.inf)
 
 
-def test_whether_a_library_keeps_an_edges_bits_is_probed_and_said():
-    model = wide_model("one layer")
-    for executor, keeps in ((HostExecutor(), True), (PlaceDependent(), False)):
-        potential = CudaPotential(model, precision="single", chunk_edges=512, executor=executor)
-        potential.prepare()
-        assert potential.engine.keeps_bits == keeps
-        assert rows_keep_their_bits(potential.engine.layout, executor) == keeps
-        forces_of(potential, "one layer")
-        said = f"by cuBLAS; 128 rows at a time, bits {'' if keeps else 'NOT '}independent of an edge's place (probed)"
-        assert said in potential.description
+@pytest.mark.parametrize(
+    ("uneven", "sizes", "said"),
+    [
+        ("none", (256, 1024), "256 to 1024"),
+        ("all", (1024, 1024), "1024 to 1024"),
+        ("some", (1024, 1024), "1024 to 1024"),
+    ],
+)
+def test_products_have_numbers_of_rows_that_keep_an_edges_bits(uneven, sizes, said):
+    executor = Uneven(device=HostDevice(multiprocessors=16))
+    executor.uneven = uneven
+    potential = CudaPotential(wide_model("one layer"), precision="single", chunk_edges=512, executor=executor)
+    potential.prepare()
+    engine = potential.engine
+    assert (engine.blocks.sizes[0], engine.blocks.sizes[-1]) == sizes
+    assert engine.keeps_bits
+    forces_of(potential, "one layer")
+    assert f"by cuBLAS; {said} rows at a time, bits independent of an edge's place (probed)" in potential.description
+
+
+def test_a_library_that_never_keeps_bits_is_told_of():
+    class Dependent(Uneven):
+        def _multiply(self, product, arrays):
+            HostExecutor._multiply(product, arrays)
+            row = arrays[product.out.buffer].reshape(-1)[product.out.offset :][: product.columns]
+            row[:] = np.nextafter(row, np.inf)
+
+    potential = CudaPotential(wide_model("one layer"), precision="single", executor=Dependent())
+    potential.prepare()
+    assert not potential.engine.keeps_bits
+    forces_of(potential, "one layer")
+    assert "bits NOT independent of an edge's place (probed)" in potential.description
 
 
 def test_an_mlp_goes_through_a_chunk_in_blocks_of_rows():
-    """Every block has all its steps before the next, the last rows of the chunk among them."""
-    layout = Layout(wide_model("deep"), "mixed", product_rows=256)
-    assert layout.row_multiple == 256
-    operations = layout.chunk_operations(768, 64)
-    buffers = layout.buffers(768, 64)
-    assert buffers["hidden_0"].shape[0] == 256 and buffers["x"].shape[0] == 768
-    rows = {}
-    for operation in operations:
+    layout, blocks = Layout(wide_model("deep"), "mixed"), Blocks((128, 256))
+    buffers = layout.buffers(640, 64, blocks)
+    assert buffers["hidden_0"].shape[0] == 256 and buffers["x"].shape[0] == 640
+    rows: dict[tuple, list] = {}
+    for operation in layout.chunk_operations(640, 64, blocks):
         if isinstance(operation, Product) and operation.left.buffer == "x":
-            key = (operation.left.offset % operation.left.stride, operation.inner, operation.columns, operation.right)
-            rows.setdefault(key, []).append(operation.left.offset // operation.left.stride)
-    assert rows and all(starts == [0, 256, 512] for starts in rows.values())
+            first, column = divmod(operation.left.offset, operation.left.stride)
+            key = (column, operation.inner, operation.columns, operation.right)
+            rows.setdefault(key, []).append((first, operation.rows))
+    assert rows and all(found == [(0, 256), (256, 256), (512, 128)] for found in rows.values())

@@ -47,7 +47,7 @@ class HostDevice:
     """What stands for the GPU."""
 
     total_bytes: int = 2**34
-    multiprocessors: int = 4
+    multiprocessors: int = 8
     capability: tuple[int, int] = (9, 0)
     place: str = "here"
     identity: str = "here"

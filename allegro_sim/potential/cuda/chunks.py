@@ -53,9 +53,33 @@ def round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def rows_for(edges: int, margin: float = 1.0, multiple: int = ROW_MULTIPLE) -> int:
+@dataclass(frozen=True)
+class Blocks:
+    """What the rows of a chunk are made of: `sizes`, ascending, are numbers of rows that a product may have."""
+
+    sizes: tuple[int, ...] = (ROW_MULTIPLE,)
+
+    def split(self, rows: int) -> list[int]:
+        """Few blocks, of about equal size, that hold so many rows."""
+        found: list[int] = []
+        while rows > 0:
+            share = -(-rows // -(-rows // self.sizes[-1]))
+            found.append(next(size for size in self.sizes if size >= share))
+            rows -= found[-1]
+        return found
+
+    def whole(self, rows: int) -> int:
+        """The rows of a chunk with at least so many: what `split` fills without a rest."""
+        if len(self.sizes) == 1:
+            return round_up(rows, self.sizes[0])
+        while (held := sum(self.split(rows))) > rows:
+            rows = held
+        return rows
+
+
+def rows_for(edges: int, margin: float = 1.0, blocks: Blocks = Blocks()) -> int:
     """Capacity for a chunk that holds `edges` now: with the room of `DEVIATIONS`, times `margin`."""
-    return round_up(edges + int(np.ceil(margin * DEVIATIONS * np.sqrt(max(edges, 1)))), multiple)
+    return blocks.whole(edges + int(np.ceil(margin * DEVIATIONS * np.sqrt(max(edges, 1)))))
 
 
 def edges_for(capacity: int, margin: float = 1.0) -> int:
@@ -64,18 +88,16 @@ def edges_for(capacity: int, margin: float = 1.0) -> int:
     return int((np.sqrt(0.25 * room * room + capacity) - 0.5 * room) ** 2)
 
 
-def make_table(
-    counts: np.ndarray, max_capacity: int, *, margin: float = 1.0, multiple: int = ROW_MULTIPLE
-) -> ChunkTable:
+def make_table(counts: np.ndarray, max_capacity: int, *, margin: float = 1.0, blocks: Blocks = Blocks()) -> ChunkTable:
     """Cut the centres into chunks of about equal numbers of edges.
 
     Parameters
     ----------
     counts : int (owned,), edges within the cutoff of every centre
-    max_capacity : rows of the largest chunk there should be, a multiple of `multiple`; it is larger only where a
+    max_capacity : rows of the largest chunk there should be, made of `blocks`; it is larger only where a
         single centre has more edges than that
     margin : factor on the room for more edges
-    multiple : what the rows of a chunk are a multiple of, itself one of `ROW_MULTIPLE`
+    blocks : what the rows of a chunk are made of
     """
     counts = np.asarray(counts, np.int64)
     total = np.concatenate([[0], np.cumsum(counts)])
@@ -89,7 +111,7 @@ def make_table(
         centers = _cut(total, min(limit, share + largest), most_centers)
     return ChunkTable(
         centers=centers,
-        capacity=rows_for(int(np.diff(total[centers]).max(initial=0)), margin, multiple),
+        capacity=rows_for(int(np.diff(total[centers]).max(initial=0)), margin, blocks),
         max_centers=int(np.diff(centers).max(initial=1)),
         edges=int(total[-1]),
     )

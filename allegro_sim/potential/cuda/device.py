@@ -72,16 +72,6 @@ def find_device(local_rank: int = 0) -> Device:
     return device
 
 
-def product_rows(multiprocessors: int) -> int:
-    """Rows of a product of a wide model: as few as fill the device.
-
-    cuBLAS gives a multiprocessor tiles of 128 rows and 128 columns: of a quarter of the multiprocessors times 128 rows, a
-    product of 1,024 columns is two tiles for each, one of 512 a single one. So few that the features between two
-    products (17 MB each at 1,024 columns on an H200) stay in the cache.
-    """
-    return 128 * max(1, multiprocessors // 4)
-
-
 def driver_version(driver: Any) -> int:
     """The CUDA version that the driver supports, as 1000 major + 10 minor; driver: the library libcuda, or None.
 

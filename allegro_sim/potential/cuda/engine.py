@@ -9,11 +9,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from allegro_sim.errors import DeviceError
-from allegro_sim.potential.cuda.chunks import ChunkTable, centers_for, make_table, round_up
+from allegro_sim.potential.cuda.chunks import ROW_MULTIPLE, Blocks, ChunkTable, centers_for, make_table, round_up
 from allegro_sim.potential.cuda.device import OutOfDeviceMemory
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import Buffer, Plan, system_buffers
-from allegro_sim.potential.cuda.probe import rows_keep_their_bits
+from allegro_sim.potential.cuda.probe import product_blocks
 
 BUFFER_BYTES = 2**33
 """Default size of the buffers of a chunk; a sixteenth of the device's memory where that is less. With a thousand
@@ -96,8 +96,8 @@ class Engine:
     table : ChunkTable, of the last `bind` or `recover`
     plan : Plan
     arrays : dict of the device arrays that the plan names
-    keeps_bits : whether an edge's numbers are independent of its place among the rows of a product (probed for wide
-        models)
+    blocks : what the rows of a chunk are made of: for wide models, those of one product each
+    keeps_bits : whether an edge's numbers are independent of its place among them (probed for wide models)
     """
 
     def __init__(
@@ -107,9 +107,8 @@ class Engine:
         if buffer_bytes is None:
             buffer_bytes = min(BUFFER_BYTES, executor.device.total_bytes // 16)
         fitting = buffer_bytes // (layout.bytes_per_edge + layout.bytes_per_center // 4)
-        fitting = max(MIN_ROWS, min(fitting, MAX_ROWS))
-        self.max_rows = self._whole(max_rows) if max_rows else self._whole(fitting - layout.row_multiple + 1)
-        self.keeps_bits = True
+        self.blocks, self.keeps_bits = Blocks(), True
+        self.max_rows = self.blocks.whole(max_rows or max(MIN_ROWS, min(fitting, MAX_ROWS)))
         self.margin = 1.0
         self.table: ChunkTable | None = None
         self.plan: Plan | None = None
@@ -133,7 +132,8 @@ class Engine:
                 "memory that other programs hold"
             ) from None
         if not self.layout.fused:
-            self.keeps_bits = rows_keep_their_bits(self.layout, self.executor)
+            self.blocks, self.keeps_bits = product_blocks(self.layout, self.executor)
+            self.max_rows = self.blocks.whole(self.max_rows)
         self._prepared = True
 
     def bind(self, system: Mapping[str, Any], owned: int) -> None:
@@ -188,7 +188,7 @@ class Engine:
     def _make_chunks(self, counts: np.ndarray | None = None) -> None:
         counts = self._count() if counts is None else counts
         while True:
-            table = make_table(counts, self.max_rows, margin=self.margin, multiple=self.layout.row_multiple)
+            table = make_table(counts, self.max_rows, margin=self.margin, blocks=self.blocks)
             try:
                 self._take(table)
                 return
@@ -207,7 +207,7 @@ class Engine:
 
     def _take(self, table: ChunkTable) -> None:
         buffers = self._buffers(table.num_chunks)
-        plan = self.layout.plan(table.capacity, round_up(table.max_centers, 8), buffers)
+        plan = self.layout.plan(table.capacity, round_up(table.max_centers, 8), buffers, self.blocks)
         arrays = {
             name: self._system[name] if name in self._system else self._own.get(buffer)
             for name, buffer in plan.buffers.items()
@@ -230,23 +230,17 @@ class Engine:
         values = self.layout.constants[name]
         return self._own.get(Buffer(name, values.shape, values.dtype, "constant"))
 
-    def _whole(self, rows: int) -> int:
-        """Rows of the smallest chunk that there can be with at least so many."""
-        return round_up(rows, self.layout.row_multiple)
-
     def _shrink(self, table: ChunkTable, error: OutOfDeviceMemory) -> None:
         """Fewer rows a chunk after an allocation failed."""
         layout = self.layout
         needed = table.capacity * layout.bytes_per_edge + table.max_centers * layout.bytes_per_center
-        names = [
-            name for name, buffer in layout.buffers(layout.row_multiple, 1).items() if buffer.kind in ("edge", "center")
-        ]
+        names = [name for name, buffer in layout.buffers(ROW_MULTIPLE, 1).items() if buffer.kind in ("edge", "center")]
         self._own.drop(*names)
         self.arrays, self._bound = {}, None
         self.executor.release()
-        rows = min(self.max_rows, table.capacity) // 2 // layout.row_multiple * layout.row_multiple
-        least = self._whole(MIN_ROWS)
-        if rows < least:
+        rows = self.blocks.whole(min(self.max_rows, table.capacity) // 2)
+        least = self.blocks.whole(MIN_ROWS)
+        if rows < least or rows >= table.capacity:
             smallest = least * layout.bytes_per_edge + centers_for(least) * layout.bytes_per_center
             raise DeviceError(
                 f"{self.executor.device} is out of memory: chunks of {table.capacity} edges need {needed / 2**20:.1f} "

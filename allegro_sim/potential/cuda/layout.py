@@ -10,7 +10,7 @@ import numpy as np
 from allegro_sim.errors import DeviceError
 from allegro_sim.model.description import ACTIVATIONS, AllegroModel, Mlp
 from allegro_sim.potential.cuda import center_header, mlp_header, mlp_legacy
-from allegro_sim.potential.cuda.chunks import ROW_MULTIPLE
+from allegro_sim.potential.cuda.chunks import Blocks
 from allegro_sim.potential.cuda.direct_track import DirectTrack
 from allegro_sim.potential.cuda.mlp_wide import HIDDEN, Piece
 from allegro_sim.potential.cuda.packing import pack_centers
@@ -46,14 +46,12 @@ class Layout:
     model : AllegroModel
     precision : "double", "single" or "mixed"
     matrix_units : see `mlp_header.Dimensions`
-    product_rows : rows of every product of wide models
 
     Attributes
     ----------
     real : dtype of features and weights
     fused : whether all widths fit the kernels that hold an MLP in shared memory; otherwise products are cuBLAS's
     kernels : dict of every kernel of the module
-    row_multiple : what the rows of a chunk are a multiple of
     bytes_per_edge, bytes_per_center : of the buffers of a chunk
 
     Raises
@@ -61,9 +59,7 @@ class Layout:
     DeviceError : the model has an option that the kernels do not cover
     """
 
-    def __init__(
-        self, model: AllegroModel, precision: str, *, matrix_units: bool = True, product_rows: int = ROW_MULTIPLE
-    ) -> None:
+    def __init__(self, model: AllegroModel, precision: str, *, matrix_units: bool = True) -> None:
         refuse_unsupported(model)
         self.model, self.precision = model, precision
         self.real = np.dtype(np.float64 if precision == "double" else np.float32)
@@ -92,16 +88,14 @@ class Layout:
             rounding = mlp_header.mlp_rounding(self.shapes, mlp_header.fused_widths(self.shapes))
             self.track = VectorTrack(model, rounding)
         self.fused = mlp_header.fused_widths(self.shapes)
-        self.row_multiple = ROW_MULTIPLE if self.fused else product_rows
         self.specs = {**center_header.edge_specs(), **self.track.specs}
         self.mlps = {kernel.name: kernel for kernel in mlp_header.mlp_kernels(self.dimensions, self.shapes)}
         if self.updates is not None:
             self.specs |= self.updates.specs
             self.mlps |= self.updates.kernels
         self.kernels = self._kernels()
-        rows = self.row_multiple
-        bytes_at = [self._chunk_bytes(*size) for size in ((rows, 64), (2 * rows, 64), (rows, 128))]
-        self.bytes_per_edge = (bytes_at[1] - bytes_at[0]) // rows
+        bytes_at = [self._chunk_bytes(capacity, centers) for capacity, centers in ((128, 64), (256, 64), (128, 128))]
+        self.bytes_per_edge = (bytes_at[1] - bytes_at[0]) // 128
         self.bytes_per_center = (bytes_at[2] - bytes_at[0]) // 64
 
     def _compose_legacy(self) -> None:
@@ -139,13 +133,13 @@ class Layout:
         others = self.updates.constants() if self.updates is not None else {}
         return {**mlps, **pack_centers(self.model, self.real, mlps["energy_weights"]), **others}
 
-    def buffers(self, capacity: int, max_centers: int) -> dict[str, Buffer]:
-        """Buffers of a chunk, and the constants."""
+    def buffers(self, capacity: int, max_centers: int, blocks: Blocks | None = None) -> dict[str, Buffer]:
+        """Buffers of a chunk, and the constants; blocks: see `plan`."""
         model, dimensions, real = self.model, self.dimensions, self.real
         layers, components = model.num_layers, model.harmonic_components
         padded_components = -(-components // 4) * 4
         warps = max(1, center_header.lanes_of_center(model.num_tensor_features) // 32)
-        basis = dimensions.radial
+        basis, largest = dimensions.radial, max(self._split(capacity, blocks))
         edge: dict[str, tuple[tuple[int, ...], Any]] = {
             "edge_center": ((capacity,), np.int32),
             "edge_neighbor": ((capacity,), np.int32),
@@ -165,7 +159,7 @@ class Layout:
             "dw": ((capacity, dimensions.NW), real),
             "edge_energies": ((capacity,), np.float64),
             **{
-                name: ((self.row_multiple if name in HIDDEN else capacity, columns), real)
+                name: ((largest if name in HIDDEN else capacity, columns), real)
                 for name, columns in mlp_header.mlp_buffers(self.dimensions, self.shapes).items()
             },
         }
@@ -184,29 +178,30 @@ class Layout:
             found[name] = Buffer(name, array.shape, array.dtype, "constant")
         return found
 
-    def plan(self, capacity: int, max_centers: int, system: dict[str, Buffer]) -> Plan:
+    def plan(self, capacity: int, max_centers: int, system: dict[str, Buffer], blocks: Blocks | None = None) -> Plan:
         """Operations for chunks of at most `capacity` edges and `max_centers` centres.
 
-        system: the buffers of `plan.system_buffers`.
+        system: the buffers of `plan.system_buffers`; blocks: what the products of wide models go by, or None: the whole
+        chunk at once.
         """
         rows = system["faults"].shape[0]
         clear = IndexLaunch("clear_results", _blocks(rows), INDEX_THREADS, ("control", *_ACCUMULATED))
         return Plan(
             capacity=capacity,
             max_centers=max_centers,
-            buffers={**system, **self.buffers(capacity, max_centers)},
+            buffers={**system, **self.buffers(capacity, max_centers, blocks)},
             before=(clear, *self.count_edges(system["energies"].shape[0])),
-            chunk=self.chunk_operations(capacity, max_centers),
+            chunk=self.chunk_operations(capacity, max_centers, blocks),
         )
 
     def count_edges(self, owned: int) -> tuple[Operation, ...]:
         """Edges of every centre now; nothing where there are no centres."""
         return (IndexLaunch("count_edges", _blocks(owned), INDEX_THREADS, ("counts", *_INDEX)),) if owned else ()
 
-    def chunk_operations(self, capacity: int, max_centers: int) -> tuple[Operation, ...]:
-        """One chunk, from its edges to forces."""
+    def chunk_operations(self, capacity: int, max_centers: int, blocks: Blocks | None = None) -> tuple[Operation, ...]:
+        """One chunk, from its edges to forces; blocks: see `plan`."""
         edges = ("edge_center", "edge_neighbor", *_INDEX, "first", "chunk_centers", "chunk")
-        mlps = mlp_header.mlp_stages(self.dimensions, self.shapes, capacity, self.row_multiple)
+        mlps = mlp_header.mlp_stages(self.dimensions, self.shapes, self._split(capacity, blocks))
         return (
             self._launch(Piece("scan_chunk", 0, capacity), capacity, max_centers),
             IndexLaunch("fill_edges", _blocks(max_centers), INDEX_THREADS, edges),
@@ -216,6 +211,9 @@ class Layout:
                 for step in mlps.get(stage, (Piece(stage, 0, capacity),))
             ),
         )
+
+    def _split(self, capacity: int, blocks: Blocks | None) -> list[int]:
+        return [capacity] if self.fused or blocks is None else blocks.split(capacity)
 
     def stages(self) -> list[str]:
         """Stages of a chunk in order, after the index work: kernels, or MLPs of several steps."""

@@ -6,6 +6,8 @@ A module's text is: the macros of the sizes, common.cuh, `mlp_structs`, mlp.cu, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from allegro_sim.potential.cuda.mlp_chain import array_text, chain_layout
 from allegro_sim.potential.cuda.mlp_kernel import MlpKernel
 from allegro_sim.potential.cuda.mlp_packing import pack_mlps
@@ -31,18 +33,21 @@ def mlp_kernels(dimensions: Dimensions, shapes: tuple[MlpShape, ...]) -> tuple[M
         if fits_shared_memory(shape):
             found.append(_fused_kernel(dimensions, shapes, shape, backward))
         else:
-            found += WideMlp(dimensions, shapes, shape, 128, 128).kernels(backward)
+            found += WideMlp(dimensions, shapes, shape, [128]).kernels(backward)
     return tuple(found)
 
 
 def mlp_stages(
-    dimensions: Dimensions, shapes: tuple[MlpShape, ...], capacity: int, product_rows: int
+    dimensions: Dimensions, shapes: tuple[MlpShape, ...], blocks: Sequence[int]
 ) -> dict[str, tuple[Piece | Product, ...]]:
-    """What `embedding_forward`, `latent_0_forward` .. `embedding_backward` are made of: kernels and products."""
+    """What `embedding_forward`, `latent_0_forward` .. `embedding_backward` are made of: kernels and products.
+
+    blocks: rows of each block of a chunk.
+    """
     return {
-        _stage(shape, backward): (Piece(_stage(shape, backward), 0, capacity),)
+        _stage(shape, backward): (Piece(_stage(shape, backward), 0, sum(blocks)),)
         if fits_shared_memory(shape)
-        else WideMlp(dimensions, shapes, shape, capacity, product_rows).operations(backward)
+        else WideMlp(dimensions, shapes, shape, blocks).operations(backward)
         for shape, backward in _both_ways(shapes)
     }
 

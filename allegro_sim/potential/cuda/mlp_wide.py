@@ -3,13 +3,14 @@
 Features that are parts of one vector stand in different buffers, so a product is one call a part: columns of the matrix
 for each target, rows of it for each source, the second source adding to what the first has made. Nothing is copied.
 
-An MLP goes through a chunk in blocks of `product_rows` rows, one after the other, all its steps for each: what lies
-between two steps is still in the cache when it is read, the hidden features need room for a block alone, and every
-product of a shape has the same number of rows, whatever the chunk: cuBLAS chooses its kernel by it.
+An MLP goes through a chunk in blocks of rows, one after the other, all its steps for each: the hidden features need
+room for a block alone, and products have none but those numbers of rows for which cuBLAS was found to keep an edge's
+bits (`probe.py`), whatever the chunk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from allegro_sim.potential.cuda.mlp_chain import weight_places
@@ -22,7 +23,7 @@ _ROWS = 32
 """Edges of a block of an element-wise kernel."""
 
 HIDDEN = ("hidden_0", "hidden_1")
-"""Buffers of features between two products, of `product_rows` rows."""
+"""Buffers of features between two products, of the rows of a block."""
 
 Operation = MlpKernel | Product
 
@@ -37,19 +38,13 @@ class Piece:
 
 
 class WideMlp:
-    """One MLP with chunks of `capacity` edges, a multiple of `product_rows`."""
+    """One MLP with chunks of as many edges as these blocks have together."""
 
     def __init__(
-        self,
-        dimensions: Dimensions,
-        shapes: tuple[MlpShape, ...],
-        shape: MlpShape,
-        capacity: int,
-        product_rows: int,
+        self, dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: MlpShape, blocks: Sequence[int]
     ) -> None:
-        assert capacity % product_rows == 0
-        self._dimensions, self._shapes, self._shape, self._capacity = dimensions, shapes, shape, capacity
-        self._rows = product_rows
+        self._dimensions, self._shapes, self._shape, self._blocks = dimensions, shapes, shape, blocks
+        self._capacity = sum(blocks)
         self._mixed = dimensions.precision == "mixed"
 
     def kernels(self, backward: bool) -> list[MlpKernel]:
@@ -59,17 +54,18 @@ class WideMlp:
     def operations(self, backward: bool) -> tuple[Piece | Product, ...]:
         """All steps of one block of rows after the other."""
         found: list[Piece | Product] = []
-        steps = self._steps(backward)
-        for first in range(0, self._capacity, self._rows):
+        steps, first = self._steps(backward), 0
+        for rows in self._blocks:
             for step in steps:
                 if isinstance(step, MlpKernel):
-                    found.append(Piece(step.name, first, self._rows))
+                    found.append(Piece(step.name, first, rows))
                 else:
-                    found.append(replace(step, out=_moved(step.out, first), left=_moved(step.left, first)))
+                    found.append(replace(step, rows=rows, out=_moved(step.out, first), left=_moved(step.left, first)))
+            first += rows
         return tuple(found)
 
     def _steps(self, backward: bool) -> list[Operation]:
-        """Those of the first block."""
+        """Those of one block, at the chunk's first rows."""
         return self._backward() if backward else self._forward()
 
     # --- forward ------------------------------------------------------------------------------------------------------
@@ -206,7 +202,7 @@ class WideMlp:
                         out=self._matrix(target),
                         left=self._matrix(source),
                         right=Matrix("weights", place + row * columns + column, columns),
-                        rows=self._rows,
+                        rows=self._blocks[0],
                         columns=target.width,
                         inner=source.width,
                         accumulate=target.added or row > 0,

@@ -11,7 +11,7 @@ from allegro_sim.errors import DeviceError
 from allegro_sim.kernels.numba_cuda.control import WORDS
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.neighbors import NeighborList
-from allegro_sim.potential.cuda.device import MATRIX_UNITS, OutOfDeviceMemory, find_device, product_rows
+from allegro_sim.potential.cuda.device import MATRIX_UNITS, OutOfDeviceMemory, find_device
 from allegro_sim.potential.cuda.engine import Arrays, Engine, Executor
 from allegro_sim.potential.cuda.layout import Layout, refuse_unsupported
 from allegro_sim.potential.cuda.plan import system_buffers
@@ -63,13 +63,7 @@ class CudaPotential:
         refuse_unsupported(model)
         if executor is None:
             executor = _gpu_executor(local_rank)
-        device = executor.device
-        layout = Layout(
-            model,
-            precision,
-            matrix_units=device.capability in MATRIX_UNITS,
-            product_rows=product_rows(device.multiprocessors),
-        )
+        layout = Layout(model, precision, matrix_units=executor.device.capability in MATRIX_UNITS)
         self.engine = Engine(layout, executor, max_rows=chunk_edges)
         self._executor, self._chosen = executor, chosen
         self._memory = Arrays(executor)
@@ -87,7 +81,8 @@ class CudaPotential:
         parts = [*filter(None, [self._chosen]), f"{self._executor.device}", f"products in {units} by {path}"]
         if not layout.fused and engine.table is not None:
             kept = "independent of" if engine.keeps_bits else "NOT independent of"
-            parts.append(f"{layout.row_multiple} rows at a time, bits {kept} an edge's place (probed)")
+            sizes = engine.blocks.sizes
+            parts.append(f"{sizes[0]} to {sizes[-1]} rows at a time, bits {kept} an edge's place (probed)")
         if engine.table is None:
             parts.append(f"chunks of at most {engine.max_rows} edges")
         else:

@@ -4,10 +4,10 @@
         [--record bench/resources.json]
 
 Needs the packages of the extra `test`: NVRTC compiles a model's module, Numba and nvJitLink the index kernels.
-FOLDER gets the modules under the names by which the program finds them when ALLEGRO_SIM_CUBINS names the folder, the
-index kernels as index-KERNEL.ARCHITECTURE.cubin, and resources.json: of every kernel registers a thread, bytes of
-shared memory a block (static and as launched), of the stack frame and of spills. `bench/resources.json` is that table
-for the modules and architectures the project answers for, the defaults; tests compare with it.
+FOLDER gets modules and Numba's kernels under the names by which the program finds them when ALLEGRO_SIM_CUBINS names
+it, and resources.json: of every kernel registers a thread, bytes of shared memory a block (static and as launched), of
+the stack frame and of spills. `bench/resources.json` is that table for the modules and architectures that the project
+answers for, the defaults; tests compare with it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from unittest.mock import patch
 
 from allegro_sim.errors import DeviceError
 from allegro_sim.gpu.module import module_source
+from allegro_sim.kernels.numba_cuda.compilation import compile_kernel, file_name
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.parallel.cores import affinity
 from allegro_sim.potential.cuda.compile import OPTIONS, compile_module, module_name
@@ -108,30 +109,14 @@ def compile_source(source: str, architecture: str) -> Compiled:
 
 def compile_index_kernel(name: str, architecture: str) -> Compiled:
     """One of the Numba kernels to machine code: Numba makes PTX, nvJitLink assembles it."""
-    from cuda.bindings import nvjitlink as linker
-    from numba import cuda
     from numba.cuda import dispatcher
 
-    from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
-
-    function, signature = KERNELS[name]
     capability = capability_of(architecture)
     # Functions that a kernel calls are compiled for "the current device", which Numba asks for; here there is none.
     with patch.object(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=capability)):
-        ptx, _ = cuda.compile(function, signature, device=False, abi="numba", cc=capability)
-    handle = linker.create(3, [f"-arch={architecture}", "-verbose", "-Xptxas=-v"])
-    try:
-        linker.add_data(handle, linker.InputType.PTX, ptx.encode(), len(ptx), name)
-        linker.complete(handle)
-        log = bytearray(linker.get_info_log_size(handle))
-        linker.get_info_log(handle, log)
-        cubin = bytearray(linker.get_linked_cubin_size(handle))
-        linker.get_linked_cubin(handle, cubin)
-    finally:
-        linker.destroy(handle)
-    text = bytes(log).rstrip(b"\0").decode()
-    (resources,) = read_log(text).values()
-    return Compiled(bytes(cubin), {name: resources}, text)
+        code, log = compile_kernel(name, capability, ("-verbose", "-Xptxas=-v"))
+    (resources,) = read_log(log).values()
+    return Compiled(code, {name: resources}, log)
 
 
 def capability_of(architecture: str) -> tuple[int, int]:
@@ -206,7 +191,7 @@ def _compile_index(architectures: tuple[str, ...], folder: Path | None) -> dict[
         for (name, architecture), compiled in zip(jobs, pool.map(_compile_index_job, jobs, chunksize=8), strict=True):
             table.setdefault(architecture, {}).update(compiled.kernels)
             if folder:
-                (folder / f"{INDEX}-{name}.{architecture}.cubin").write_bytes(compiled.cubin)
+                (folder / file_name(name, capability_of(architecture))).write_bytes(compiled.cubin)
     return table
 
 

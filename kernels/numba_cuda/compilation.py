@@ -1,24 +1,28 @@
-"""Kernels of the catalogue compiled for the GPU at hand, once on a machine.
+"""Kernels of the catalogue as machine code: Numba compiles them, and does not launch them.
 
-Numba keys its disk cache on the file of one function, so a change in a function it calls, in another file, goes unseen.
-As on the CPU (`cpu/compilation.py`), the cache directory is named by a hash of every source there is.
+A launch through Numba takes the host some hundred microseconds, most of them to look at every array: measured beside an
+H200, more than all that a step of a small system computes. So Numba makes PTX, nvJitLink machine code, and the executor
+launches it as any other kernel, with the arguments of `flat_arguments`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from numba import cuda
-from numba.cuda.core import config
+import numpy as np
 
 from ..cpu import compilation as cpu
 from .catalogue import KERNELS
 
 
+@cache
 def source_hash() -> str:
     """Hash of all sources that these kernels are made of, and of Numba's CUDA target."""
     digest = hashlib.sha256((version("numba-cuda") + cpu.source_hash()).encode())
@@ -28,14 +32,59 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-@cache
-def compiled_kernel(name: str) -> Any:
-    """A kernel of the catalogue, to be configured and called; compiled now, or read from the disk."""
+def file_name(name: str, capability: tuple[int, int]) -> str:
+    """File name of a kernel's machine code: the hash of all that it is made from is part of it."""
+    return f"{name}-{source_hash()}.sm_{capability[0]}{capability[1]}.cubin"
+
+
+def compile_kernel(name: str, capability: tuple[int, int], options: Sequence[str] = ()) -> tuple[bytes, str]:
+    """Machine code in which the kernel has its own name, and what the assembler said; options: of nvJitLink."""
+    from cuda.bindings import nvjitlink
+    from numba import cuda
+
     function, signature = KERNELS[name]
-    # Numba reads this setting when a kernel is made; put back, so that a user's own Numba code is not moved.
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(cpu.cache_directory().parent / f"numba-cuda-{source_hash()}")
+    ptx, _ = cuda.compile(function, signature, device=False, abi="numba", cc=capability)
+    (entry,) = re.findall(r"\.entry (\w+)\(", ptx)
+    ptx = re.sub(rf"\b{entry}\b", name, ptx)
+    handle = nvjitlink.create(1 + len(options), [f"-arch=sm_{capability[0]}{capability[1]}", *options])
     try:
-        return cuda.jit(signature, cache=True)(function)
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx.encode(), len(ptx), name)
+        nvjitlink.complete(handle)
+        log = bytearray(nvjitlink.get_info_log_size(handle))
+        nvjitlink.get_info_log(handle, log)
+        code = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, code)
     finally:
-        config.CACHE_DIR = before
+        nvjitlink.destroy(handle)
+    return bytes(code), bytes(log).rstrip(b"\0").decode()
+
+
+def flat_arguments(name: str, arguments: Sequence[Any], address: Any) -> list[Any]:
+    """The values that a kernel of the catalogue is launched with, as ctypes objects.
+
+    Numba's convention: of an array two pointers that only the host's Numba uses, its number of elements, their size,
+    the address, shape and strides; a number as it is. address: function of an array.
+
+    Raises
+    ------
+    TypeError : an argument is not what the kernel's signature says
+    """
+    _, signature = KERNELS[name]
+    values: list[Any] = []
+    for number, (kind, argument) in enumerate(zip(signature.args, arguments, strict=True)):
+        if not hasattr(kind, "ndim"):
+            if not isinstance(argument, ctypes._SimpleCData):
+                argument = np.dtype(str(kind)).type(argument)
+                argument = ctypes.create_string_buffer(argument.tobytes(), argument.nbytes)
+            values.append(argument)
+            continue
+        if argument.ndim != kind.ndim or argument.dtype != np.dtype(str(kind.dtype)):
+            found = f"{argument.dtype} of {argument.ndim} dimensions"
+            raise TypeError(f"argument {number} of {name} is {found}, not {kind}")
+        if kind.layout == "C" and not argument.flags.c_contiguous:
+            raise TypeError(f"argument {number} of {name} is not contiguous")
+        values += [ctypes.c_void_p(0), ctypes.c_void_p(0)]
+        values += [ctypes.c_int64(argument.size), ctypes.c_int64(argument.dtype.itemsize)]
+        values.append(ctypes.c_void_p(address(argument)))
+        values += [ctypes.c_int64(length) for length in (*argument.shape, *argument.strides)]
+    return values

@@ -26,8 +26,9 @@ from support.stage_reference import over_bounds, replay
 from allegro_sim.dynamics.guard import Limits
 from allegro_sim.errors import DeviceError
 from allegro_sim.gpu.module import KERNELS, module_source
+from allegro_sim.kernels.numba_cuda.compilation import flat_arguments
 from allegro_sim.potential.cuda.device import Device
-from allegro_sim.potential.cuda.plan import Launch, Product
+from allegro_sim.potential.cuda.plan import Product
 from allegro_sim.potential.cuda.potential import CudaPotential
 
 pytestmark = pytest.mark.simulator
@@ -67,7 +68,7 @@ def test_the_bits_are_those_of_the_plan(path, precision, monkeypatch):
             assert np.array_equal(a, b)
         assert found.engine.table.num_chunks == wanted.engine.table.num_chunks
         plan = found.engine.plan
-        launches = [operation.kernel for operation in plan.chunk if isinstance(operation, Launch)]
+        launches = [operation.kernel for operation in plan.chunk if not isinstance(operation, Product)]
         assert stand_in.launched[-len(launches) :] == launches
         assert any(isinstance(operation, Product) for operation in plan.chunk) == (path == "wide")
 
@@ -116,10 +117,13 @@ def test_a_step_on_the_device_is_that_of_the_plan(bath, monkeypatch):
     assert_same_bits(runs[0], runs[1])
 
 
-def test_a_raw_array_given_to_a_numba_kernel_is_found():
-    """Numba would wait for the stream at every launch."""
-    with pytest.raises(AssertionError, match="a raw array"):
-        stand_in._simulated("drift")[1, 1, stand_in.STREAM](np.zeros(16, np.int64).view(stand_in.DeviceArray))
+def test_arguments_of_a_numba_kernel_are_those_of_its_signature():
+    vectors, control = np.zeros((4, 3)), np.zeros(16, np.int64)
+    good = [control, vectors, vectors, np.float64(1.0), np.int32(4)]
+    assert len(flat_arguments("drift", good, lambda array: 1)) == 7 + 2 * 9 + 2
+    for number, bad in ((0, control.astype(np.int32)), (1, vectors[0]), (2, np.zeros((3, 4)).T)):
+        with pytest.raises(TypeError, match=f"argument {number} of drift"):
+            flat_arguments("drift", [*good[:number], bad, *good[number + 1 :]], lambda array: 1)
 
 
 def test_a_graph_keeps_numbers_of_its_capture_and_nothing_else_may_happen_meanwhile(monkeypatch):
@@ -259,19 +263,48 @@ def test_nccls_calls_are_cupys():
 
 
 REAL_NUMBA = """
-import inspect
-from numba import cuda
-from numba.cuda import api
-from numba.cuda.cudadrv.driver import CudaAPIError
-assert list(inspect.signature(cuda.external_stream).parameters) == ["ptr"]
-assert list(inspect.signature(cuda.as_cuda_array).parameters) == ["obj", "sync"]
+from types import SimpleNamespace
+from unittest.mock import patch
+import numpy as np
+from numba.cuda import dispatcher
 from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
-from allegro_sim.kernels.numba_cuda import compilation
-print(len(KERNELS))
+from allegro_sim.kernels.numba_cuda.compilation import compile_kernel, flat_arguments
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+name = "first_kick"
+with patch.object(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=(9, 0))):
+    code, _ = compile_kernel(name, (9, 0))
+assert b".text." + name.encode() + bytes(1) in code
+arguments, of_numba = [], []
+for kind in KERNELS[name][1].args:
+    if hasattr(kind, "ndim"):
+        array = np.zeros((3, 2)[: kind.ndim], str(kind.dtype))
+        layout = SimpleNamespace(strides_in_bytes=array.strides)
+        seen = SimpleNamespace(
+            size=array.size, dtype=array.dtype, ptr=address(array), shape=array.shape, _layout=layout
+        )
+        arguments.append(array)
+        of_numba.append(SimpleNamespace(to_device=lambda retr, stream, seen=seen: seen))
+    else:
+        arguments.append(np.dtype(str(kind)).type(3))
+        of_numba.append(arguments[-1])
+wanted = []
+kernel = SimpleNamespace(extensions=())
+with patch.object(dispatcher, "wrap_arg", lambda value: value):
+    for kind, value in zip(KERNELS[name][1].args, of_numba):
+        dispatcher._Kernel._prepare_args(kernel, kind, value, 0, [], wanted)
+numbers = [np.dtype(str(kind)) for kind in KERNELS[name][1].args if not hasattr(kind, "ndim")]
+found = [
+    np.frombuffer(value.raw, numbers.pop(0))[0] if hasattr(value, "raw") else value.value or 0
+    for value in flat_arguments(name, arguments, address)
+]
+assert found == [getattr(value, "value", value) for value in wanted], (found, wanted)
 """
 
 
-def test_numbas_calls_are_there_without_its_simulator():
+def test_a_numba_kernel_is_launched_as_numba_would():
     done = subprocess.run(
         [sys.executable, "-c", REAL_NUMBA],
         env=os.environ | {"NUMBA_ENABLE_CUDASIM": "0"},

@@ -186,11 +186,14 @@ class Stream:
 
 
 class Module:
-    """What `load` is given is the source here: the executor's `load_or_compile` is replaced."""
+    """What `load` is given is the source here, or the name of a Numba kernel: what the executor loads is replaced."""
 
     def load(self, cubin: bytes) -> None:
         assert type(cubin) is bytes
-        self.runner = CpuModule(cubin.decode(), optimize="-O0")
+        if cubin.startswith(NUMBA):
+            self.runner = _NumbaModule(cubin.removeprefix(NUMBA).decode())
+        else:
+            self.runner = CpuModule(cubin.decode(), optimize="-O0")
 
     def get_function(self, name: str) -> SimpleNamespace:
         function = SimpleNamespace(ptr=id(self) + 1 + self.runner.kernels.index(name), module=self)
@@ -198,7 +201,55 @@ class Module:
         return function
 
 
-_functions: dict[int, tuple[CpuModule, int]] = {}
+NUMBA = b"numba: "
+
+
+class _NumbaModule:
+    """One Numba kernel, run by Numba's simulator on what the launch's values lead to."""
+
+    def __init__(self, name: str) -> None:
+        from numba import cuda
+
+        from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
+
+        function, self._signature = KERNELS[name]
+        self._kernel, self.kernels = cuda.jit(self._signature)(function), [name]
+
+    def parameter_bytes(self, kernel: int) -> list[int]:
+        sizes: list[int] = []
+        for kind in self._signature.args:
+            is_array = hasattr(kind, "ndim")
+            sizes += [8] * (5 + 2 * kind.ndim) if is_array else [np.dtype(str(kind)).itemsize]
+        return sizes
+
+    def run_pointers(self, kernel: int, sizes: tuple[int, ...], shared_bytes: int, pointers: int) -> str:
+        assert kernel == 0 and shared_bytes == 0
+        places = iter((ctypes.c_void_p * len(self.parameter_bytes(0))).from_address(pointers))
+        self._kernel[sizes[0], sizes[3]](*[self._argument(kind, places) for kind in self._signature.args])
+        return ""
+
+    @staticmethod
+    def _argument(kind: Any, places: Any) -> Any:
+        """By Numba's own convention (its dispatcher's `_prepare_args`)."""
+
+        def number(dtype: Any = np.int64) -> Any:
+            return np.frombuffer(ctypes.string_at(next(places), np.dtype(dtype).itemsize), dtype)[0]
+
+        if not hasattr(kind, "ndim"):
+            return number(str(kind))
+        dtype = np.dtype(str(kind.dtype))
+        unused, size, itemsize, address = (number(), number()), number(), number(), number()
+        shape, strides = (tuple(int(number()) for _ in range(kind.ndim)) for _ in range(2))
+        assert unused == (0, 0) and itemsize == dtype.itemsize and size == np.prod(shape)
+        array = np.zeros(shape, dtype)
+        assert array.strides == strides or not size
+        if size:
+            memory = (ctypes.c_uint8 * array.nbytes).from_address(int(address))
+            array = np.frombuffer(memory, dtype).reshape(shape)
+        return _shared(array)
+
+
+_functions: dict[int, tuple[Any, int]] = {}
 _shared_bytes: dict[int, int] = {}
 launched: list[str] = []
 
@@ -212,8 +263,8 @@ def launchKernel(
     assert shared_mem_bytes <= _shared_bytes.get(f, DEFAULT_SHARED_BYTES), "more shared memory than the function has"
     runner, kernel = _functions[f]
     sizes = (grid_dim_x, grid_dim_y, grid_dim_z, block_dim_x, block_dim_y, block_dim_z)
-    library = runner._engine
-    assert isinstance(library, Library)
+    library = runner if isinstance(runner, _NumbaModule) else runner._engine
+    assert isinstance(library, Library | _NumbaModule)
 
     def run(pointers: int = kernel_params, _kept: Any = None) -> None:
         launched.append(runner.kernels[kernel])
@@ -320,26 +371,6 @@ def zeros(shape: int, dtype: Any = float, order: str = "C") -> DeviceArray:
 memory_limit = [2**40]
 
 
-class _IndexKernel:
-    """A kernel of the simulator that may be configured several times before it runs."""
-
-    def __init__(self, kernel: Any) -> None:
-        self._kernel = kernel
-
-    def __getitem__(self, configuration: tuple[int, int, int]) -> Any:
-        grid, block, stream = configuration
-        assert stream == STREAM
-
-        def launch(*values: Any) -> None:
-            assert not any(isinstance(value, DeviceArray) for value in values), "a raw array: Numba would wait"
-            _launch(partial(self._run, grid, block, values))
-
-        return launch
-
-    def _run(self, grid: int, block: int, values: tuple[Any, ...]) -> None:
-        self._kernel[grid, block](*map(_shared, values))
-
-
 def _shared(value: Any) -> Any:
     """Left to itself the simulator copies arrays in and out, and what overlaps with another would be lost."""
     from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
@@ -360,35 +391,6 @@ class _Cupy(ModuleType):
             return found.view(DeviceArray) if isinstance(found, np.ndarray) else found
 
         return call if callable(function) else function
-
-
-class _NumbaCuda:
-    """Numba's own simulator, and the calls that it does not have."""
-
-    def __getattr__(self, name: str) -> Any:
-        from numba import cuda
-
-        return getattr(cuda, name)
-
-    @staticmethod
-    def external_stream(ptr: int) -> int:
-        assert ptr == STREAM
-        return ptr
-
-    @staticmethod
-    def as_cuda_array(obj: DeviceArray, sync: bool = True) -> np.ndarray:
-        assert not sync, "a wait at every launch"
-        assert obj.flags.c_contiguous
-        return obj.view(np.ndarray)
-
-
-def _simulated(name: str) -> _IndexKernel:
-    from numba import cuda
-
-    from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
-
-    function, signature = KERNELS[name]
-    return _IndexKernel(cuda.jit(signature)(function))
 
 
 def load_executor(monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -425,8 +427,7 @@ def load_executor(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(sys.modules, "cupy.cuda", cuda)
     monkeypatch.delitem(sys.modules, EXECUTOR, raising=False)
     module = importlib.import_module(EXECUTOR)
-    monkeypatch.setattr(module, "numba_cuda", _NumbaCuda())
-    monkeypatch.setattr(module, "compiled_kernel", _simulated)
     monkeypatch.setattr(module, "load_or_compile", lambda source, capability: source.encode())
+    monkeypatch.setattr(module, "load_or_compile_numba", lambda name, capability: NUMBA + name.encode())
     del sys.modules[EXECUTOR]  # who imports it next gets CuPy's again, or the error that there is none
     return module

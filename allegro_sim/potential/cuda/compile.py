@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from allegro_sim.errors import DeviceError
 from allegro_sim.kernels.cpu.compilation import cache_directory
+from allegro_sim.kernels.numba_cuda import compilation as numba_compilation
 
 OPTIONS = ("-std=c++17", "-fmad=false", "-ftz=false", "-prec-div=true", "-prec-sqrt=true")
 
@@ -68,11 +69,34 @@ def load_or_compile(source: str, capability: tuple[int, int]) -> bytes:
     # By the compiler's version too: another one may make other bits of the same text.
     version = ".".join(map(str, _check(_nvrtc(), _nvrtc().nvrtcVersion())))
     path = cache_directory().parent / f"cuda-{version}" / module_name(source, architecture)
+    return _kept(path, lambda: compile_module(source, architecture)[0])
+
+
+def load_or_compile_numba(name: str, capability: tuple[int, int]) -> bytes:
+    """Machine code of a kernel of `kernels.numba_cuda`: made beforehand, or compiled once and kept."""
+    file = numba_compilation.file_name(name, capability)
+    if (folder := os.environ.get(FOLDER_VARIABLE)) and (Path(folder) / file).exists():
+        return (Path(folder) / file).read_bytes()
+    return _kept(cache_directory().parent / "numba-cuda" / file, lambda: _compile_numba(name, capability))
+
+
+def _compile_numba(name: str, capability: tuple[int, int]) -> bytes:
+    try:
+        return numba_compilation.compile_kernel(name, capability)[0]
+    except ImportError as error:
+        raise DeviceError(
+            f"Numba's CUDA target cannot be loaded ({error}); install the extra for your driver: "
+            'pip install "allegro-sim[cuda13]", or [cuda12]'
+        ) from None
+
+
+def _kept(path: Path, make: Callable[[], bytes]) -> bytes:
+    """A file's contents, made where it is missing; ranks that make it at the same time write the same bytes."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(compile_module(source, architecture)[0])
-        temporary.replace(path)  # ranks that compile at the same time write the same bytes
+        temporary.write_bytes(make())
+        temporary.replace(path)
     return path.read_bytes()
 
 

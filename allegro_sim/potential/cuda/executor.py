@@ -1,4 +1,4 @@
-"""A plan on a GPU: CuPy holds memory, stream and module, Numba launches the index kernels, cuBLAS the wide products.
+"""A plan on a GPU: CuPy holds memory, stream and modules, and launches kernels; wide products are cuBLAS's.
 
 Importing this loads CuPy. All work goes to one stream, in order; what waits are `download`, `wait`, `release`, and the
 function that `begin_download` returns.
@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cupy
 import numpy as np
 from cupy.cuda import driver
-from numba import cuda as numba_cuda
-from numba.cuda.cudadrv.driver import CudaAPIError
 
 from allegro_sim.errors import DeviceError
 from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
-from allegro_sim.kernels.numba_cuda.compilation import compiled_kernel
-from allegro_sim.potential.cuda.compile import load_or_compile
+from allegro_sim.kernels.numba_cuda.compilation import flat_arguments
+from allegro_sim.potential.cuda.compile import load_or_compile, load_or_compile_numba
 from allegro_sim.potential.cuda.device import Device, OutOfDeviceMemory
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import NUMBERS, IndexLaunch, Launch, Matrix, Operation, Plan, Product
@@ -88,7 +85,6 @@ class CudaExecutor:
     def __init__(self, device: Device) -> None:
         self.device = device
         self.stream = cupy.cuda.Stream(non_blocking=True)
-        self._numba_stream = numba_cuda.external_stream(self.stream.ptr)
         self._functions: dict[str, Any] = {}
         self._modules: list[Any] = []
         self._blas: _Products | None = None
@@ -107,14 +103,23 @@ class CudaExecutor:
 
     def load_module(self, source: str, kernels: Mapping[str, int]) -> None:
         """Compile a module of CUDA C++, or load it; kernels: name -> bytes of dynamic shared memory."""
+        self._load(load_or_compile(source, self.device.capability), kernels)
+
+    def _load(self, code: bytes, kernels: Mapping[str, int]) -> None:
         module = cupy.cuda.function.Module()
-        module.load(load_or_compile(source, self.device.capability))
+        module.load(code)
         self._modules.append(module)  # its functions live as long as it does
         for name, shared_bytes in kernels.items():
             function = module.get_function(name)
             if shared_bytes > _DEFAULT_SHARED_BYTES:
                 driver.funcSetAttribute(function.ptr, _MAX_DYNAMIC_SHARED_SIZE, shared_bytes)
             self._functions[name] = function
+
+    def _numba_places(self, kernel: str, arguments: Sequence[Any]) -> list[Any]:
+        """The values to launch a Numba kernel with, which is loaded if it is not yet."""
+        if kernel not in self._functions:
+            self._load(load_or_compile_numba(kernel, self.device.capability), {kernel: 0})
+        return flat_arguments(kernel, arguments, lambda array: array.data.ptr)
 
     def working(self) -> Any:
         """A context in which CuPy's own operations go to the stream, too."""
@@ -185,20 +190,14 @@ class CudaExecutor:
         """The call that launches a kernel with at least one block of `_THREADS`, for these arrays and NumPy numbers."""
         grid = max(1, -(-threads // _THREADS))
         if kernel in KERNELS:
-            configured = compiled_kernel(kernel)[grid, _THREADS, self._numba_stream]
-            # A raw CuPy array would be wrapped, and the stream synchronised, at every launch.
-            values = [
-                numba_cuda.as_cuda_array(value, sync=False) if isinstance(value, cupy.ndarray) else value
-                for value in arguments
-            ]
-            return lambda: configured(*values)
+            return self._launcher(kernel, grid, _THREADS, 0, self._numba_places(kernel, arguments), arguments)
         places: list[Any] = [
             ctypes.c_void_p(value.data.ptr)
             if isinstance(value, cupy.ndarray)
             else ctypes.create_string_buffer(value.tobytes(), value.nbytes)
             for value in arguments
         ]
-        return self._launcher(kernel, grid, _THREADS, 0, places)
+        return self._launcher(kernel, grid, _THREADS, 0, places, arguments)
 
     def capture(self, launches: Callable[[], None]) -> Graph:
         """What `launches` launches, as one graph with the arguments of now; nothing runs yet.
@@ -210,7 +209,7 @@ class CudaExecutor:
         ------
         DeviceError : the driver refuses something
         """
-        refusals = (cupy.cuda.runtime.CUDARuntimeError, driver.CUDADriverError, CudaAPIError)
+        refusals = (cupy.cuda.runtime.CUDARuntimeError, driver.CUDADriverError)
         try:
             self.stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
             try:
@@ -254,12 +253,14 @@ class CudaExecutor:
                 values.append(ctypes.c_void_p(arrays[argument].data.ptr))
         return self._launcher(launch.kernel, launch.grid, launch.block, launch.shared_bytes, values)
 
-    def _launcher(self, kernel: str, grid: int, block: int, shared_bytes: int, values: list[Any]) -> Callable[[], None]:
-        # The driver reads the values at the launch, through these pointers: the closure keeps them alive.
+    def _launcher(
+        self, kernel: str, grid: int, block: int, shared_bytes: int, values: list[Any], arrays: Any = ()
+    ) -> Callable[[], None]:
+        # The driver reads the values at the launch, through these pointers, and the kernel the arrays: they are kept.
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         function, stream = self._functions[kernel], self.stream.ptr
         pointer, place, start = function.ptr, ctypes.addressof(pointers), driver.launchKernel
-        kept = (values, pointers, function)
+        kept = (values, pointers, function, arrays)
 
         def call(_kept: Any = kept) -> None:
             start(pointer, grid, 1, 1, block, 1, 1, shared_bytes, stream, place, 0)
@@ -269,27 +270,12 @@ class CudaExecutor:
     def _prepare_index(
         self, launch: IndexLaunch, arrays: Mapping[str, cupy.ndarray], bound: BoundPlan
     ) -> Callable[[], None]:
-        with warnings.catch_warnings():  # that so few blocks hardly fill a GPU
-            warnings.simplefilter("ignore")
-            configured = compiled_kernel(launch.kernel)[launch.grid, launch.block, self._numba_stream]
-        values: list[Any] = []
-        changing: list[tuple[int, str]] = []
-        for place, argument in enumerate(launch.arguments):
-            if isinstance(argument, str) and argument in bound.numbers:
-                changing.append((place, argument))
-                values.append(np.int32(0))
-            elif isinstance(argument, str):
-                # A raw CuPy array would be wrapped, and the stream synchronised, at every launch.
-                values.append(numba_cuda.as_cuda_array(arrays[argument], sync=False))
-            else:
-                values.append(argument)
-
-        def call() -> None:
-            for place, name in changing:
-                values[place] = np.int32(bound.numbers[name].value)
-            configured(*values)
-
-        return call
+        values = [
+            argument if not isinstance(argument, str) else bound.numbers.get(argument, arrays.get(argument))
+            for argument in launch.arguments
+        ]
+        places = self._numba_places(launch.kernel, values)
+        return self._launcher(launch.kernel, launch.grid, launch.block, 0, places)
 
 
 class _Products:

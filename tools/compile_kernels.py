@@ -3,7 +3,7 @@
     python tools/compile_kernels.py --out FOLDER [--modules medium-mixed sc23-single] [--architectures sm_90]
         [--record bench/resources.json]
 
-Needs the packages of the extra `test`: NVRTC compiles a model's module, Numba and nvJitLink the index kernels.
+Needs the packages of the extra `test`: NVRTC compiles a model's module, Numba and nvJitLink those of Numba.
 FOLDER gets modules and Numba's kernels under the names by which the program finds them when ALLEGRO_SIM_CUBINS names
 it, and resources.json: of every kernel registers a thread, bytes of shared memory a block (static and as launched), of
 the stack frame and of spills. `bench/resources.json` is that table for the modules and architectures that the project
@@ -37,14 +37,14 @@ from allegro_sim.tools.benchmark_models import benchmark_model
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 PRECISIONS = ("double", "single", "mixed")
-INDEX, SYSTEM = "index", "system"
+NUMBA, SYSTEM = "numba", "system"
 """The table's names for Numba's kernels, and for the module of lists and sums: they depend on no model."""
 
 MODULES = (
     *(f"{name}-{precision}" for name in ("medium", "degree3", "legacy") for precision in PRECISIONS),
     *(f"{name}-mixed" for name in ("sc23", "sc23_legacy", "many_types")),
     SYSTEM,
-    INDEX,
+    NUMBA,
 )
 """Those of bench/resources.json, MODEL-PRECISION: (l_max, U, width) = (2, 64, 128) and (3, 64, 64), the legacy
 generation, and wide ones."""
@@ -107,7 +107,7 @@ def compile_source(source: str, architecture: str) -> Compiled:
     return Compiled(cubin, read_log(log), log)
 
 
-def compile_index_kernel(name: str, architecture: str) -> Compiled:
+def compile_numba_kernel(name: str, architecture: str) -> Compiled:
     """One of the Numba kernels to machine code: Numba makes PTX, nvJitLink assembles it."""
     from numba.cuda import dispatcher
 
@@ -147,7 +147,7 @@ def compiler_version() -> str:
 def compile_all(
     modules: Iterable[str], architectures: Iterable[str], folder: Path | None = None
 ) -> dict[str, dict[str, dict[str, Resources]]]:
-    """Compile modules (MODEL-PRECISION) on all cores: table[module, "system" or "index"][architecture][kernel].
+    """Compile modules (MODEL-PRECISION) on all cores: table[module, "system" or "numba"][architecture][kernel].
 
     folder: where cubins go, if anywhere.
 
@@ -156,7 +156,7 @@ def compile_all(
     DeviceError : a module is refused, or a compiler warns
     """
     modules, architectures = tuple(modules), tuple(architectures)
-    wanted = [(module, architecture) for module in modules if module != INDEX for architecture in architectures]
+    wanted = [(module, architecture) for module in modules if module != NUMBA for architecture in architectures]
 
     def compile_one(module: str, architecture: str) -> Compiled:
         if module == SYSTEM:
@@ -176,27 +176,27 @@ def compile_all(
             wanted, pool.map(lambda job: compile_one(*job), wanted), strict=True
         ):
             table.setdefault(module, {})[architecture] = compiled.kernels
-    if INDEX in modules:
-        table[INDEX] = _compile_index(architectures, folder)
+    if NUMBA in modules:
+        table[NUMBA] = _compile_numba(architectures, folder)
     return table
 
 
-def _compile_index(architectures: tuple[str, ...], folder: Path | None) -> dict[str, dict[str, Resources]]:
+def _compile_numba(architectures: tuple[str, ...], folder: Path | None) -> dict[str, dict[str, Resources]]:
     """Numba's kernels, in processes: its compiler is not for several threads."""
     from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
 
     jobs = [(name, architecture) for architecture in architectures for name in KERNELS]
     table: dict[str, dict[str, Resources]] = {}
     with ProcessPoolExecutor(len(affinity()), get_context("spawn")) as pool:
-        for (name, architecture), compiled in zip(jobs, pool.map(_compile_index_job, jobs, chunksize=8), strict=True):
+        for (name, architecture), compiled in zip(jobs, pool.map(_compile_numba_job, jobs, chunksize=8), strict=True):
             table.setdefault(architecture, {}).update(compiled.kernels)
             if folder:
                 (folder / file_name(name, capability_of(architecture))).write_bytes(compiled.cubin)
     return table
 
 
-def _compile_index_job(job: tuple[str, str]) -> Compiled:
-    return compile_index_kernel(*job)
+def _compile_numba_job(job: tuple[str, str]) -> Compiled:
+    return compile_numba_kernel(*job)
 
 
 def table_text(table: dict[str, dict[str, dict[str, Resources]]], version: str) -> str:
@@ -215,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path, help="folder for cubins and resources.json (made)")
     known = [f"{name}-{precision}" for name in BENCHMARK_MODELS for precision in PRECISIONS]
-    known += [SYSTEM, INDEX]
+    known += [SYSTEM, NUMBA]
     parser.add_argument("--modules", nargs="+", choices=known, default=list(MODULES), metavar="MODEL-PRECISION")
     parser.add_argument("--architectures", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
     parser.add_argument("--record", type=Path, help="also write the table here")

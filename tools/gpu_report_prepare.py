@@ -28,7 +28,7 @@ from allegro_sim.structure import Structure, read_structure
 from allegro_sim.tools.bench_upstream import commit
 from allegro_sim.tools.benchmark_models import MODELS, benchmark_model, water_box
 from allegro_sim.tools.compile_kernels import (
-    INDEX,
+    NUMBA,
     PRECISIONS,
     SYSTEM,
     capability_of,
@@ -150,7 +150,7 @@ def prepare(folder: Path, architectures: list[str], upstream_python: str | None,
     cubins, expected = folder / "cubins", folder / "expected"
     for path in (cubins, expected):
         path.mkdir(parents=True, exist_ok=True)
-    table = compile_all([*(f"{name}-{p}" for name in MODELS for p in PRECISIONS), SYSTEM, INDEX], architectures, cubins)
+    table = compile_all([*(f"{name}-{p}" for name in MODELS for p in PRECISIONS), SYSTEM, NUMBA], architectures, cubins)
     (folder / "resources.json").write_text(table_text(table, compiler_version()))
     for architecture in architectures:
         code, _ = compile_module(CEILINGS_SOURCE, architecture, CEILINGS_OPTIONS)

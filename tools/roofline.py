@@ -104,7 +104,7 @@ def works_by_name(works: list[KernelWork]) -> dict[str, KernelWork]:
 # Pairs of the skin list are tested twice an evaluation; for each edge within a cutoff of 4.5 Å there are about 1.8 of
 # them with a skin of 1 Å. Positions of neighbours are counted once an edge: a cache seldom holds them all.
 _SKIN_PAIRS = 1.8
-_ROW = 8.0 * 3 + 4.0 * 3 + 4.0  # position, image, type
+_ROW = {"positions": 24.0, "images": 12.0, "types": 4.0}
 
 
 def _clear() -> KernelWork:
@@ -112,8 +112,8 @@ def _clear() -> KernelWork:
 
 
 def _index_count() -> KernelWork:
-    edge = make_work({"indices": 4 * _SKIN_PAIRS, "positions": _ROW * _SKIN_PAIRS}, double=20 * _SKIN_PAIRS)
-    return KernelWork("count_edges", edge, make_work({"row_offsets": 8.0, "positions": _ROW}, {"counts": 4.0}))
+    edge = make_work({"indices": 4.0, **_ROW}, double=20.0).scaled(_SKIN_PAIRS)
+    return KernelWork("count_edges", edge, make_work({"row_offsets": 8.0, **_ROW}, {"counts": 4.0}))
 
 
 def _index_scan() -> KernelWork:
@@ -121,12 +121,9 @@ def _index_scan() -> KernelWork:
 
 
 def _index_fill() -> KernelWork:
-    edge = make_work(
-        {"indices": 4 * _SKIN_PAIRS, "positions": _ROW * _SKIN_PAIRS},
-        {"edge_center": 4.0, "edge_neighbor": 4.0},
-        double=20 * _SKIN_PAIRS,
-    )
-    return KernelWork("fill_edges", edge, make_work({"row_offsets": 8.0, "positions": _ROW, "first": 4.0}))
+    pairs = make_work({"indices": 4.0, **_ROW}, double=20.0).scaled(_SKIN_PAIRS)
+    edge = pairs.plus(make_work({}, {"edge_center": 4.0, "edge_neighbor": 4.0}))
+    return KernelWork("fill_edges", edge, make_work({"row_offsets": 8.0, **_ROW, "first": 4.0}))
 
 
 def _geometry(shape: Shape) -> KernelWork:

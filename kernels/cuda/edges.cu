@@ -2,15 +2,7 @@
 #include "fixed_point.cuh"
 #include "harmonics.cuh"
 #include "radial.cuh"
-
-// r_ij = (x_j - x_i) + (n_j - n_i) . cell, each operation rounded on its own: the bits of kernels/cpu/edges.py.
-DEVICE double component_of_edge(
-    const double* __restrict__ positions, const double* __restrict__ cell, int i, int j, int c, double n0, double n1,
-    double n2) {
-  const double shift =
-      __dadd_rn(__dadd_rn(__dmul_rn(n0, cell[c]), __dmul_rn(n1, cell[3 + c])), __dmul_rn(n2, cell[6 + c]));
-  return __dadd_rn(__dadd_rn(positions[3LL * j + c], -positions[3LL * i + c]), shift);
-}
+#include "vectors.cuh"
 
 // A thread a row. Geometry of the chunk's edges (overwrites all outputs; edge_center and edge_neighbor are read, and
 // overwritten only in padding rows, where everything becomes zero).

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import atoms, halo, index
+from . import atoms, halo
 
-KERNELS = {**index.KERNELS, **atoms.KERNELS, **halo.KERNELS}
+KERNELS = {**atoms.KERNELS, **halo.KERNELS}

@@ -23,8 +23,8 @@ from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.tools.benchmark_models import benchmark_model
 from allegro_sim.tools.compile_kernels import (
     ARCHITECTURES,
-    INDEX,
     MODULES,
+    NUMBA,
     SYSTEM,
     Resources,
     capability_of,
@@ -32,7 +32,7 @@ from allegro_sim.tools.compile_kernels import (
     read_log,
 )
 
-EVERYWHERE = ("medium-mixed", "sc23-mixed", SYSTEM, INDEX)
+EVERYWHERE = ("medium-mixed", "sc23-mixed", SYSTEM, NUMBA)
 ONCE = ("degree3-mixed", "legacy-mixed", "many_types-mixed")
 """By default the first are compiled for all four architectures, the second for one of them; everything with --slow."""
 
@@ -109,7 +109,7 @@ def test_resources_are_those_of_the_table(table, recorded, module, architecture)
         assert abs(used["registers"] - expected[name]["registers"]) <= REGISTERS_APART, name
 
 
-@pytest.mark.parametrize(("module", "architecture"), [case for case in CASES if case.values[0] not in (SYSTEM, INDEX)])
+@pytest.mark.parametrize(("module", "architecture"), [case for case in CASES if case.values[0] not in (SYSTEM, NUMBA)])
 def test_the_program_finds_every_module_compiled_beforehand_with_all_its_kernels(folder, table, module, architecture):
     name, _, precision = module.rpartition("-")
     matrix_units = capability_of(architecture) in MATRIX_UNITS

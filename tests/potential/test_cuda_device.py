@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -14,7 +12,9 @@ from support.random_models import random_model
 from allegro_sim.errors import DeviceError
 from allegro_sim.potential import create_potential, pick_device
 from allegro_sim.potential.cuda import device
+from allegro_sim.potential.cuda.center_header import center_defines, edge_specs
 from allegro_sim.potential.cuda.compile import FOLDER_VARIABLE, compile_module, load_or_compile, module_name
+from allegro_sim.potential.cuda.source import assemble
 
 KERNEL = 'extern "C" __global__ void scale(float* x, float a) { x[threadIdx.x] *= a; }'
 
@@ -132,16 +132,15 @@ def test_nothing_flushes_subnormal_numbers_or_fuses_unasked():
     assert b".ftz" not in text
 
 
-def test_index_kernels_compile_without_a_gpu_and_fuse_nothing():
-    program = (
-        "from numba import cuda\n"
-        "from allegro_sim.kernels.numba_cuda import index\n"
-        "for capability in ((8, 0), (9, 0), (10, 0), (12, 0)):\n"
-        "    for function, signature in index.KERNELS.values():\n"
-        "        text, _ = cuda.compile(function, signature, cc=capability, device=False, abi='numba', output='ptx')\n"
-        "        assert 'fma' not in text, text\n"
-        "        assert 'mul.rn.f64' in text or function is index.clear_results, text\n"
+def test_index_kernels_fuse_nothing():
+    """Whether a pair is an edge is decided by the same bits as on the CPU."""
+    model = random_model(0)
+    defines = center_defines(model, "double")
+    index = assemble(
+        "".join(f"#define {name} {value}\n" for name, value in defines.items()),
+        "index.cu",
+        *(edge_specs()[name].entry_point() for name in ("count_edges", "fill_edges")),
     )
-    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "0"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    text, _ = compile_module(index, "compute_90")
+    assert b"mul.rn.f64" in text
+    assert b"fma" not in text

@@ -1,6 +1,6 @@
 """The CUDA potential end to end on a CPU: its kernels, plan and orchestration, against upstream and the reference.
 
-Kernels are compiled by g++ for each model and precision (some seconds, then kept); index kernels run in a simulator.
+Kernels are compiled by g++ for each model and precision (some seconds, then kept).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from allegro_sim.model.reference import evaluate_structure
 from allegro_sim.potential.cuda import engine as engine_module
 from allegro_sim.potential.cuda.chunks import ChunkTable
 from allegro_sim.potential.cuda.layout import Layout
-from allegro_sim.potential.cuda.plan import IndexLaunch, Launch
+from allegro_sim.potential.cuda.plan import Launch
 from allegro_sim.potential.cuda.potential import CudaPotential
 
 pytestmark = pytest.mark.simulator
@@ -261,8 +261,7 @@ def test_what_runs_is_the_plan_and_steady_steps_copy_nothing_else():
     local, owned = system.num_local, system.num_owned
     once = [("to the device", 24 * local), ("to the host", 32), ("to the host", 8 * owned), ("to the host", 24 * local)]
     assert executor.copies == 2 * once  # positions; status, energies, forces
-    kinds = {type(operation) for operation in executor.executed}
-    assert kinds == {IndexLaunch, Launch}
+    assert all(isinstance(operation, Launch) for operation in executor.executed)
 
 
 def test_virials_are_added_up_only_where_wanted():

@@ -1,4 +1,4 @@
-"""The edge, scan and centre kernels of a model on the CPU, launched by name on a dictionary of arrays."""
+"""The index, edge and centre kernels of a model on the CPU, launched by name on a dictionary of arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from allegro_sim.potential.cuda.contractions import contraction_code
 from allegro_sim.potential.cuda.source import assemble
 
 CENTERS = ("center_forward", "center_backward")
-NUMBERS = ("chunk", "capacity", "max_centers", "want_virial", "want_atom_virials")
+NUMBERS = (
+    "chunk", "capacity", "max_centers", "want_virial", "want_atom_virials", "rows", "owned", "virial_rows",
+)  # fmt: skip
 
 
 def real_of(precision: str) -> type[np.floating]:
@@ -23,13 +25,17 @@ def real_of(precision: str) -> type[np.floating]:
 
 
 def source_of(model: AllegroModel, precision: str, part: str, **defines: int) -> str:
-    """The text of the kernels of a part, "centers" or "edges" (and the scan); `defines` override constants."""
+    """The text of the kernels of a part, "centers" or "edges" (and the index); `defines` override constants."""
     constants = center_defines(model, precision) | {name: str(value) for name, value in defines.items()}
     specs = kernel_specs(model)
     names = [name for name in specs if name.startswith(CENTERS) == (part == "centers")]
     return assemble(
         "".join(f"#define {name} {value}\n" for name, value in constants.items()),
-        *(("channel.cuh", contraction_code(model), "centers.cu") if part == "centers" else ("edges.cu", "scan.cu")),
+        *(
+            ("channel.cuh", contraction_code(model), "centers.cu")
+            if part == "centers"
+            else ("index.cu", "scan.cu", "edges.cu")
+        ),
         *(specs[name].entry_point() for name in names),
     )
 
@@ -72,11 +78,14 @@ class CenterModule:
         arguments = [
             np.int32(numbers[argument]) if argument in NUMBERS else arrays[argument] for argument in spec.arguments
         ]
-        grid = spec.grid(numbers["capacity"], numbers.get("max_centers", len(arrays["first"]) - 1))
+        if "rows" in numbers or "owned" in numbers:  # of the whole evaluation
+            grid = spec.grid(numbers.get("rows", 0), numbers.get("owned", 0))
+        else:
+            grid = spec.grid(numbers["capacity"], numbers.get("max_centers", len(arrays["first"]) - 1))
         self.module.launch(name, (grid,), (spec.block,), arguments)
 
 
 class EdgeModule(CenterModule):
-    """The edge and scan kernels."""
+    """The index and edge kernels."""
 
     part = "edges"

@@ -26,7 +26,6 @@ from allegro_sim.potential.cuda.device import OutOfDeviceMemory
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import (
     NUMBERS,
-    IndexLaunch,
     Launch,
     Matrix,
     Operation,
@@ -139,7 +138,7 @@ class HostExecutor:
         self._modules: dict[str, CpuModule] = {}
         self._captured: list[Callable[[], None]] | None = None
         self._ran: set[Any] = set()
-        self._index = {name: cuda.jit(signature)(python) for name, (python, signature) in KERNELS.items()}
+        self._numba = {name: cuda.jit(signature)(python) for name, (python, signature) in KERNELS.items()}
 
     arrays = np
 
@@ -186,10 +185,10 @@ class HostExecutor:
         grid = max(1, -(-threads // THREADS))
         for argument in arguments:
             assert isinstance(argument, np.generic) or argument.flags.c_contiguous
-        if kernel in self._index:
+        if kernel in self._numba:
             # No more threads than there is work for: each is a thread of Python.
             block = min(THREADS, max(threads, 1))
-            run = partial(self._run_called, kernel, partial(self._run_index, kernel, grid, block, arguments))
+            run = partial(self._run_called, kernel, partial(self._run_numba, kernel, grid, block, arguments))
         else:
             run = partial(self._run_called, kernel, partial(self._run_module, kernel, grid, arguments))
         return partial(self._launch, kernel, run)
@@ -201,12 +200,12 @@ class HostExecutor:
     def _run_module(self, kernel: str, grid: int, arguments: Sequence[Any]) -> None:
         self._modules[kernel].launch(kernel, (grid,), (THREADS,), arguments)
 
-    def _run_index(self, kernel: str, grid: int, block: int, arguments: Sequence[Any]) -> None:
+    def _run_numba(self, kernel: str, grid: int, block: int, arguments: Sequence[Any]) -> None:
         from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
         # Left to itself the simulator copies arrays in and out, and what overlaps with another would be lost.
         values = [FakeCUDAArray(value) if isinstance(value, np.ndarray) else value for value in arguments]
-        self._index[kernel][grid, block](*values)
+        self._numba[kernel][grid, block](*values)
 
     def load(self, layout: Layout) -> None:
         self.module = CpuModule(
@@ -317,12 +316,9 @@ class HostExecutor:
             self._multiply(operation, arrays)
         else:
             values = [self._value(argument, arrays, numbers) for argument in operation.arguments]
-            if isinstance(operation, IndexLaunch):
-                self._run_index(operation.kernel, operation.grid, operation.block, values)
-            else:
-                assert isinstance(operation, Launch) and self.module is not None
-                grid, block = (operation.grid,), (operation.block,)
-                self.module.launch(operation.kernel, grid, block, values, operation.shared_bytes)
+            assert isinstance(operation, Launch) and self.module is not None
+            grid, block = (operation.grid,), (operation.block,)
+            self.module.launch(operation.kernel, grid, block, values, operation.shared_bytes)
         self.check_guards(operation, arrays)
 
     @staticmethod

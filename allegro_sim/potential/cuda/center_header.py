@@ -1,7 +1,8 @@
-"""The edge, scan and centre kernels as data: their arguments, launch geometry, constants, and `extern "C"` text.
+"""The index, edge and centre kernels as data: their arguments, launch geometry, constants, and `extern "C"` text.
 
 The plan launches by these lists and the entry points are generated from them, so neither can disagree with the other.
-The bodies are device functions of the same names in kernels/cuda/{edges,scan,centers}.cu, arguments in the same order.
+The bodies are device functions of the same names in kernels/cuda/{index,scan,edges,centers}.cu, arguments in the
+same order.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ _C_TYPES = {
     "energies": "double*", "forces": "long long*", "virial_words": "long long*", "atom_virials": "long long*",
     "faults": "unsigned char*", "status": "int*", "control": "long long*",
     # index
+    "row_offsets": "long long*", "indices": "int*",
     "counts": "int*", "chunk_centers": "int*", "first": "int*", "edge_center": "int*", "edge_neighbor": "int*",
     # geometry
     "vectors": "double*", "pairs": "int*",
@@ -38,6 +40,7 @@ _C_TYPES = {
     "edge_scales": "double*",
     # numbers
     "chunk": "int", "capacity": "int", "max_centers": "int", "want_virial": "int", "want_atom_virials": "int",
+    "rows": "int", "owned": "int", "virial_rows": "int",
 }  # fmt: skip
 """C type of every argument that is not REAL*, arrays as they are written; inputs become pointers to const."""
 
@@ -48,7 +51,8 @@ class KernelSpec:
 
     outputs: what it writes (some of it is read as well), the first arguments. body: the device function called, with
     its template arguments. threads: what there is a thread for, "row" (capacity), "center" (max_centers), "channel"
-    (max_centers * LANES), "edge channel" (capacity * LANES), or "block" (a single block).
+    (max_centers * LANES), "edge channel" (capacity * LANES), "block" (a single block), or a warp: "center warp"
+    (max_centers). Kernels of a whole evaluation take all rows of atoms and all centres for these two sizes.
     """
 
     name: str
@@ -73,6 +77,7 @@ class KernelSpec:
         threads = {
             "row": capacity,
             "center": max_centers,
+            "center warp": max_centers * 32,
             "channel": max_centers * self.lanes,
             "edge channel": capacity * self.lanes,
         }[self.threads]
@@ -94,6 +99,17 @@ class KernelSpec:
 
 _CHUNK = ("first", "chunk_centers", "chunk", "capacity")
 
+_LIST = ("positions", "images", "types", "cell", "cutoffs", "row_offsets", "indices")
+
+CLEAR_RESULTS = KernelSpec(
+    "clear_results", "clear_arrays",
+    ("forces", "virial_words", "atom_virials", "faults", "status"), ("control", "rows", "virial_rows"), "row",
+)  # fmt: skip
+COUNT_EDGES = KernelSpec("count_edges", "count_edges_of_center", ("counts",), (*_LIST, "owned"), "center warp")
+FILL_EDGES = KernelSpec(
+    "fill_edges", "fill_edges_of_center",
+    ("edge_center", "edge_neighbor"), (*_LIST, "first", "chunk_centers", "chunk"), "center warp",
+)  # fmt: skip
 EDGE_GEOMETRY = KernelSpec(
     "edge_geometry", "geometry_of_edge",
     ("vectors", "pairs", "basis", "basis_slopes", "harmonics", "pair_terms", "edge_center", "edge_neighbor"),
@@ -144,13 +160,14 @@ def center_backward(layer: int, lanes: int, round_denv: bool = True, round_dw: b
 
 
 def kernel_specs(model: AllegroModel, rounding: Rounding | None = None) -> dict[str, KernelSpec]:
-    """Every edge, scan and centre kernel of a model of the current generation, by name."""
+    """Every index, edge and centre kernel of a model of the current generation, by name."""
     return {**edge_specs(), **center_specs(model, rounding)}
 
 
 def edge_specs() -> dict[str, KernelSpec]:
-    """The edge and scan kernels, which every model has."""
-    return {spec.name: spec for spec in (SCAN_CHUNK, EDGE_GEOMETRY, CENTER_ENERGIES, EDGE_FORCES)}
+    """The index and edge kernels, which every model has."""
+    index = (CLEAR_RESULTS, COUNT_EDGES, SCAN_CHUNK, FILL_EDGES)
+    return {spec.name: spec for spec in (*index, EDGE_GEOMETRY, CENTER_ENERGIES, EDGE_FORCES)}
 
 
 def center_specs(model: AllegroModel, rounding: Rounding | None = None) -> dict[str, KernelSpec]:
@@ -229,7 +246,7 @@ def pair_terms_size(model: AllegroModel, capacity: int) -> int:
 
 
 def center_defines(model: AllegroModel, precision: str, row_columns: int | None = None) -> dict[str, str]:
-    """The compile-time constants that the edge, scan and centre kernels read, as macros.
+    """The compile-time constants that the index, edge and centre kernels read, as macros.
 
     row_columns: columns of x, where they are not those of the current generation.
     """

@@ -21,7 +21,7 @@ from allegro_sim.kernels.numba_cuda.compilation import flat_arguments
 from allegro_sim.potential.cuda.compile import load_or_compile, load_or_compile_numba
 from allegro_sim.potential.cuda.device import Device, OutOfDeviceMemory
 from allegro_sim.potential.cuda.layout import Layout
-from allegro_sim.potential.cuda.plan import NUMBERS, IndexLaunch, Launch, Matrix, Operation, Plan, Product
+from allegro_sim.potential.cuda.plan import NUMBERS, Launch, Matrix, Operation, Plan, Product
 
 _THREADS = 128
 """Threads of a block of the kernels that `call` launches."""
@@ -235,8 +235,6 @@ class CudaExecutor:
         """The call that launches one operation."""
         if isinstance(operation, Launch):
             return self._prepare_launch(operation, arrays, bound)
-        if isinstance(operation, IndexLaunch):
-            return self._prepare_index(operation, arrays, bound)
         assert self._blas is not None
         return self._blas.prepare(operation, arrays)
 
@@ -266,16 +264,6 @@ class CudaExecutor:
             start(pointer, grid, 1, 1, block, 1, 1, shared_bytes, stream, place, 0)
 
         return call
-
-    def _prepare_index(
-        self, launch: IndexLaunch, arrays: Mapping[str, cupy.ndarray], bound: BoundPlan
-    ) -> Callable[[], None]:
-        values = [
-            argument if not isinstance(argument, str) else bound.numbers.get(argument, arrays.get(argument))
-            for argument in launch.arguments
-        ]
-        places = self._numba_places(launch.kernel, values)
-        return self._launcher(launch.kernel, launch.grid, launch.block, 0, places)
 
 
 class _Products:

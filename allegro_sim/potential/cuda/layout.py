@@ -17,7 +17,6 @@ from allegro_sim.potential.cuda.packing import pack_centers
 from allegro_sim.potential.cuda.plan import (
     Argument,
     Buffer,
-    IndexLaunch,
     Kernel,
     Launch,
     Operation,
@@ -29,13 +28,6 @@ from allegro_sim.potential.cuda.tracks import Track
 from allegro_sim.potential.cuda.updates import Updates
 from allegro_sim.potential.cuda.vector_track import VectorTrack
 from allegro_sim.potential.folding import Chain, fold_model
-
-INDEX_THREADS = 128
-"""Threads of a block of the index kernels."""
-
-
-_ACCUMULATED = ("forces", "virial_words", "atom_virials", "faults", "status")
-_INDEX = ("positions", "images", "types", "cell", "cutoffs", "row_offsets", "indices")
 
 
 class Layout:
@@ -118,8 +110,9 @@ class Layout:
             mlp_header.mlp_structs(self.dimensions, self.shapes),
             "mlp.cu",
             "wide.cu",
-            "edges.cu",
+            "index.cu",
             "scan.cu",
+            "edges.cu",
             *(self.updates.source if self.updates is not None else ()),
             *self.track.source,
             *(kernel.text() for kernel in self.mlps.values()),
@@ -184,27 +177,27 @@ class Layout:
         system: the buffers of `plan.system_buffers`; blocks: what the products of wide models go by, or None: the whole
         chunk at once.
         """
-        rows = system["faults"].shape[0]
-        clear = IndexLaunch("clear_results", _blocks(rows), INDEX_THREADS, ("control", *_ACCUMULATED))
+        rows, owned = system["faults"].shape[0], system["energies"].shape[0]
+        sizes = {"rows": rows, "virial_rows": system["atom_virials"].shape[0]}
+        clear = self._launch_with(sizes, "clear_results", rows, owned)
         return Plan(
             capacity=capacity,
             max_centers=max_centers,
             buffers={**system, **self.buffers(capacity, max_centers, blocks)},
-            before=(clear, *self.count_edges(system["energies"].shape[0])),
+            before=(clear, *self.count_edges(owned)),
             chunk=self.chunk_operations(capacity, max_centers, blocks),
         )
 
     def count_edges(self, owned: int) -> tuple[Operation, ...]:
         """Edges of every centre now; nothing where there are no centres."""
-        return (IndexLaunch("count_edges", _blocks(owned), INDEX_THREADS, ("counts", *_INDEX)),) if owned else ()
+        return (self._launch_with({"owned": owned}, "count_edges", 0, owned),) if owned else ()
 
     def chunk_operations(self, capacity: int, max_centers: int, blocks: Blocks | None = None) -> tuple[Operation, ...]:
         """One chunk, from its edges to forces; blocks: see `plan`."""
-        edges = ("edge_center", "edge_neighbor", *_INDEX, "first", "chunk_centers", "chunk")
         mlps = mlp_header.mlp_stages(self.dimensions, self.shapes, self._split(capacity, blocks))
+        index = (Piece(name, 0, capacity) for name in ("scan_chunk", "fill_edges"))
         return (
-            self._launch(Piece("scan_chunk", 0, capacity), capacity, max_centers),
-            IndexLaunch("fill_edges", _blocks(max_centers), INDEX_THREADS, edges),
+            *(self._launch(piece, capacity, max_centers) for piece in index),
             *(
                 step if isinstance(step, Product) else self._launch(step, capacity, max_centers)
                 for stage in self.stages()
@@ -244,13 +237,16 @@ class Layout:
         return [*stages, *updates.before_mlp_backward(0), "embedding_backward", *updates.after, "edge_forces"]
 
     def _launch(self, piece: Piece, capacity: int, max_centers: int) -> Launch:
-        kernel = self.kernels[piece.kernel]
         sizes = {"capacity": capacity, "max_centers": max_centers, "first_row": piece.first_row}
+        return self._launch_with(sizes, piece.kernel, piece.rows, max_centers)
+
+    def _launch_with(self, sizes: dict[str, int], name: str, rows: int, centers: int) -> Launch:
+        """A kernel for so many rows and centres; sizes: numbers among its arguments, known now."""
+        kernel = self.kernels[name]
         arguments: tuple[Argument, ...] = tuple(
             np.int32(sizes[argument]) if argument in sizes else argument for argument in kernel.arguments
         )
-        grid = kernel.grid(piece.rows, max_centers)
-        return Launch(piece.kernel, grid, kernel.block, kernel.shared_bytes, arguments)
+        return Launch(name, kernel.grid(rows, centers), kernel.block, kernel.shared_bytes, arguments)
 
     def _kernels(self) -> dict[str, Kernel]:
         found = {name: Kernel(name, spec.arguments, spec.block, 0, spec.grid) for name, spec in self.specs.items()}
@@ -276,7 +272,3 @@ def _activations(model: AllegroModel) -> dict[str, str]:
     mlps |= {f"latent_{k}": layer.latent for k, layer in enumerate(model.layers)}
     mlps |= {f"environment_{k}": layer.environment_mlp for k, layer in enumerate(model.layers) if layer.environment_mlp}
     return {name: mlp.activation for name, mlp in mlps.items()}
-
-
-def _blocks(threads: int) -> int:
-    return max(1, -(-threads // INDEX_THREADS))

@@ -54,16 +54,6 @@ class Launch:
 
 
 @dataclass(frozen=True)
-class IndexLaunch:
-    """One Numba kernel of kernels/numba_cuda/index.py."""
-
-    kernel: str
-    grid: int
-    block: int
-    arguments: tuple[Argument, ...]
-
-
-@dataclass(frozen=True)
 class Matrix:
     """A row-major matrix in a buffer: element (r, c) stands at offset + r * stride + c."""
 
@@ -89,7 +79,7 @@ class Product:
     tensor_cores: bool
 
 
-Operation = Launch | IndexLaunch | Product
+Operation = Launch | Product
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ pytestmark = pytest.mark.simulator
 def test_every_kernel_on_hundreds_of_elements(monkeypatch):
     """Steps of 80 atoms and their ghosts are the CPU's; what migrates is checked by itself; no kernel is left out."""
     threads: dict[str, int] = {}
-    run_index = HostExecutor._run_index
+    run_numba = HostExecutor._run_numba
 
     def note(executor, kernel, grid, block, arguments):
         threads[kernel] = max(threads.get(kernel, 0), grid * block)
-        run_index(executor, kernel, grid, block, arguments)
+        run_numba(executor, kernel, grid, block, arguments)
 
-    monkeypatch.setattr(HostExecutor, "_run_index", note)
+    monkeypatch.setattr(HostExecutor, "_run_numba", note)
     case = periodic_case(80, pbc=(True, True, False))
     limits = Limits(1.0, force=1e6)
     for bath in (False, True):

@@ -185,7 +185,7 @@ def _center_forward(shape: Shape, k: int) -> KernelWork:
         plain=2.0 * shape.u * (2 * shape.m + slots),
     )
     center = make_work(
-        {"A": k * block, "first": 4.0, "types": 4.0},
+        {"A": k * block, "first": 8.0, "types": 4.0},
         {"A": block, "chain": sum(shape.chain_dims(k)) * shape.up * real},
         plain=4.0 * shape.u * shape.entries(k),
     )
@@ -215,7 +215,7 @@ def _center_backward(shape: Shape, k: int) -> KernelWork:
             "A": (k + 1) * block,
             "chain": sum(shape.chain_dims(k)) * shape.up * real,
             "dA": 0.0 if last else (k + 1) * block,
-            "first": 4.0,
+            "first": 8.0,
             "types": 4.0,
         },
         {"dA": k * block},

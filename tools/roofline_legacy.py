@@ -163,7 +163,7 @@ def _layer_forward(shape: Shape, k: int) -> list[KernelWork]:
         found.append(KernelWork("first_tensors", edge, Work()))
     mixed = layer.environment_mix is not None
     edge = make_work({"env": shape.ne * real, "harmonics": harmonics}, plain=2.0 * shape.u * m)
-    center = make_work({"first": 4.0, "types": 4.0}, {"environment" if mixed else f"A_{k}": tensor})
+    center = make_work({"first": 8.0, "types": 4.0}, {"environment" if mixed else f"A_{k}": tensor})
     found.append(KernelWork(f"environment_sum_{k}", edge, center))
     found += [*_mixing(shape, "environment", k), *_mixing(shape, "in", k)]
     read, entries = _product_reads(shape, k), sum(path.count for path in path_entries(shape.model, k))
@@ -200,7 +200,7 @@ def _layer_backward(shape: Shape, k: int) -> list[KernelWork]:
     written = {target: float(left_rows(layer) * up * real), "dseen": tensor}
     found.append(KernelWork(f"tensor_gradients_{k}", make_work(read, written, plain=6.0 * shape.u * entries), Work()))
     found += _mixing(shape, "in", k, backward=True)
-    center = make_work({"first": 4.0}, {"dA": tensor})
+    center = make_work({"first": 8.0}, {"dA": tensor})
     found.append(KernelWork("environment_gradient_sum", make_work({"dseen": tensor}, plain=float(shape.u * m)), center))
     found += _mixing(shape, "environment", k, backward=True)
     sums = float(shape.warps * (m - 1) * real)

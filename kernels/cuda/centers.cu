@@ -1,19 +1,10 @@
 // The tensor track by vectors of the centre (kernels/cpu/tensor_track.py), one layer a kernel, forward and backward.
 //
-// LANES threads a centre, one a channel u, all numbers of a channel in registers; nothing is shared but the sums over
-// channels for dE/dY. Sums over a centre's edges run in their order. The products within a centre are generated text
-// (allegro_sim/potential/cuda/contractions.py), struct Contraction<k>, which stands between channel.cuh and this file.
+// Groups of LANES threads share the edges of a centre (environment.cuh), a thread a channel u, all numbers of a channel
+// in registers. Their sums over edges meet in shared memory, the first group makes the products within the centre, and
+// all go over their edges again. Those products are generated text (allegro_sim/potential/cuda/contractions.py), struct
+// Contraction<k>, which stands between channel.cuh and this file.
 #include "environment.cuh"
-
-// Most edges of any centre of this warp: all its lanes go round the edges together.
-DEVICE int longest_of_warp(int count) {
-#pragma unroll
-  for (int offset = 16; offset >= (LANES < 32 ? LANES : 32); offset /= 2) {
-    const int theirs = __shfl_xor_sync(0xffffffffu, count, offset);
-    count = theirs > count ? theirs : count;
-  }
-  return count;
-}
 
 // Environment, vector of the centre and invariants of layer LAYER.
 //
@@ -28,23 +19,30 @@ template <int LAYER, bool ROUND_SCAL> DEVICE void forward_of_center(
     const REAL* __restrict__ environment_norms, const int* __restrict__ types, const int* __restrict__ first,
     const int* __restrict__ chunk_centers, int chunk, int capacity, int max_centers) {
   const CenterPlace place = place_of_thread(first, chunk_centers, chunk);
-  if (!place.exists || place.begin == place.end) return;
+  if (place.begin == place.end) return;  // the whole warp, and a block with barriers
   const int u = place.channel;
   const REAL* const own_env = env + (long long)LAYER * capacity * NE + u;
+  __shared__ GroupRoom room;
 
   REAL environment[M];
   sum_environment(
-      environment, own_env, harmonics, place, environment_norms[types[chunk_centers[chunk] + place.center]]);
+      environment, room, own_env, harmonics, place, environment_norms[types[chunk_centers[chunk] + place.center]]);
 
-  const long long layer_size = (long long)max_centers * M * UP;
-  REAL* const own_A = row_of(A, place.center, M * UP) + u;
-  store_channel(own_A + LAYER * layer_size, environment);
   REAL vector[M];
-  Contraction<LAYER>::forward(
-      vector, environment, own_A, layer_size, chain + u, max_centers, place.center, path_weights + u);
+  if (place.exists && place.group == 0) {
+    const long long layer_size = (long long)max_centers * M * UP;
+    REAL* const own_A = row_of(A, place.center, M * UP) + u;
+    store_channel(own_A + LAYER * layer_size, environment);
+    Contraction<LAYER>::forward(
+        vector, environment, own_A, layer_size, chain + u, max_centers, place.center, path_weights + u);
+  } else {
+    zero_channel(vector);
+  }
+  copy_to_groups(vector, room, place);
+  if (!place.exists) return;
 
 #pragma unroll 2
-  for (int z = place.begin; z < place.end; ++z) {
+  for (int z = place.begin + place.group; z < place.end; z += GROUPS) {
     REAL weights[W_SLOTS], Y[MP], inner[W_SLOTS];
     load_slots(weights, row_of(w + u, z, NW));
     load_harmonics(Y, harmonics, z);
@@ -75,14 +73,14 @@ template <int LAYER, bool ROUND_DENV, bool ROUND_DW> DEVICE void backward_of_cen
     const int* __restrict__ first, const int* __restrict__ chunk_centers, int chunk, int capacity, int max_centers) {
   constexpr bool is_last = LAYER == LAYERS - 1;
   const CenterPlace place = place_of_thread(first, chunk_centers, chunk);
-  const int longest = longest_of_warp(place.end - place.begin);
-  if (longest == 0) return;  // the whole warp
+  if (place.begin == place.end) return;  // the whole warp, and a block with barriers
   const int u = place.channel;
+  __shared__ GroupRoom room;
 
   REAL gradient[M];  // by N: sum_z dscal w Y
   zero_channel(gradient);
 #pragma unroll 2
-  for (int z = place.begin; z < place.end; ++z) {
+  for (int z = place.begin + place.group; z < place.end; z += GROUPS) {
     REAL weights[W_SLOTS], Y[MP];
     const REAL given = row_of(dx, z, LDX)[u];
     load_slots(weights, row_of(w + u, z, NW));
@@ -92,30 +90,33 @@ template <int LAYER, bool ROUND_DENV, bool ROUND_DW> DEVICE void backward_of_cen
 #pragma unroll
     for (int m = 0; m < M; ++m) gradient[m] = multiply_add(weights[slot_of(m, W_SLOTS)], Y[m], gradient[m]);
   }
+  sum_over_groups(gradient, room, place);
 
   const long long layer_size = (long long)max_centers * M * UP;
   const REAL* const own_A = row_of(A, place.center, M * UP) + u;
   REAL environment_gradient[M], vector[M];
-  if (place.exists) {
+  zero_channel(environment_gradient);
+  zero_channel(vector);
+  if (place.exists && place.group == 0) {
     Contraction<LAYER>::backward(
         environment_gradient, gradient, row_of(dA, place.center, M * UP) + u, own_A, layer_size, chain + u, max_centers,
         place.center, path_weights + u);
-    Contraction<LAYER>::vector(
-        vector, own_A, layer_size, chain + u, max_centers, place.center, path_weights + u);
     const REAL norm = environment_norms[types[chunk_centers[chunk] + place.center]];
 #pragma unroll
     for (int m = 0; m < M; ++m) environment_gradient[m] *= norm;
-  } else {
-    zero_channel(environment_gradient);
-    zero_channel(vector);
   }
+  if (place.exists) {  // the other groups meanwhile
+    Contraction<LAYER>::vector(
+        vector, own_A, layer_size, chain + u, max_centers, place.center, path_weights + u);
+  }
+  copy_to_groups(environment_gradient, room, place);
 
   const REAL* const own_env = env + (long long)LAYER * capacity * NE + u;
-  const int slot = (int)(((long long)blockIdx.x * blockDim.x + threadIdx.x) / 32 % WARPS);
-  REAL* const own_harmonic_gradient = harmonic_gradient + (long long)slot * capacity * MP;
-  for (int n = 0; n < longest; ++n) {
-    const int z = place.begin + n;
+  REAL* const own_harmonic_gradient = harmonic_gradient + (long long)(place.lane / 32) * capacity * MP;
+  for (int z = place.begin + place.group; z - place.group < place.end; z += GROUPS) {
     const bool has_edge = z < place.end;
+    HarmonicShare<is_last> share;
+    share.load(own_harmonic_gradient, z, has_edge);
     REAL terms[M];  // of this channel in dE/dY
     zero_channel(terms);
     if (has_edge && place.exists) {
@@ -147,6 +148,6 @@ template <int LAYER, bool ROUND_DENV, bool ROUND_DW> DEVICE void backward_of_cen
         terms[m] = multiply_add(weights[slot_of(m, W_SLOTS)], vector[m], through_env);
       }
     }
-    add_over_channels<is_last>(own_harmonic_gradient, terms, z, has_edge);
+    share.add(terms, own_harmonic_gradient, z, has_edge);
   }
 }

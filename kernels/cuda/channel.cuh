@@ -96,24 +96,42 @@ __device__ constexpr int power_of_two_from(int count) {
   return power;
 }
 
-// harmonic_gradient[z][m] = or += sum of terms[m] over the lanes of this centre in this warp, m = 1 .. M (OVERWRITE or
-// accumulates). All lanes of a warp call it; only rows where has_edge is true are touched.
-template <bool OVERWRITE>
-DEVICE void add_over_channels(REAL* harmonic_gradient, const REAL (&terms)[M], int z, bool has_edge) {
-  constexpr int GROUP = LANES < 32 ? LANES : 32;
-  constexpr int WANTED = power_of_two_from(M - 1);
-  constexpr int BATCH = WANTED < GROUP ? WANTED : GROUP;
-  const int lane = threadIdx.x % 32;
+// harmonic_gradient[z][m] = or += sum of terms[m] over the lanes of one group of this centre in this warp, m = 1 .. M
+// (OVERWRITE or accumulates). What is added to is loaded in advance, for little stands between its use and the end of an
+// edge. All lanes of a warp call `add`; only rows where has_edge is true are touched.
+template <bool OVERWRITE> struct HarmonicShare {
+  static constexpr int GROUP = LANES < 32 ? LANES : 32;
+  static constexpr int WANTED = power_of_two_from(M - 1);
+  static constexpr int BATCH = WANTED < GROUP ? WANTED : GROUP;
+  static constexpr int BATCHES = (M + BATCH - 2) / BATCH;
+
+  REAL before[BATCHES > 0 ? BATCHES : 1];
+
+  static DEVICE int component(int batch) { return 1 + batch * BATCH + (int)threadIdx.x % GROUP / (GROUP / BATCH); }
+  static DEVICE bool has_component(int batch) {
+    return threadIdx.x % (GROUP / BATCH) == 0 && component(batch) < M;
+  }
+
+  DEVICE void load(const REAL* harmonic_gradient, int z, bool has_edge) {
+    const REAL* const row = row_of(harmonic_gradient, z, MP);
 #pragma unroll
-  for (int start = 1; start < M; start += BATCH) {
-    REAL values[BATCH];
+    for (int batch = 0; batch < BATCHES; ++batch)
+      before[batch] = !OVERWRITE && has_edge && has_component(batch) ? row[component(batch)] : (REAL)0;
+  }
+
+  DEVICE void add(const REAL (&terms)[M], REAL* harmonic_gradient, int z, bool has_edge) const {
+    REAL* const row = row_of(harmonic_gradient, z, MP);
 #pragma unroll
-    for (int n = 0; n < BATCH; ++n) values[n] = start + n < M ? terms[start + n < M ? start + n : 0] : (REAL)0;
-    Butterfly<BATCH, GROUP>::add(values, lane);
-    const int m = start + lane % GROUP / (GROUP / BATCH);
-    if (has_edge && lane % (GROUP / BATCH) == 0 && m < M) {
-      REAL* const address = row_of(harmonic_gradient, z, MP) + m;
-      *address = OVERWRITE ? values[0] : *address + values[0];
+    for (int batch = 0; batch < BATCHES; ++batch) {
+      REAL values[BATCH];
+#pragma unroll
+      for (int n = 0; n < BATCH; ++n) {
+        const int m = 1 + batch * BATCH + n;
+        values[n] = m < M ? terms[m < M ? m : 0] : (REAL)0;
+      }
+      Butterfly<BATCH, GROUP>::add(values, threadIdx.x % 32);
+      if (has_edge && has_component(batch))
+        row[component(batch)] = OVERWRITE ? values[0] : before[batch] + values[0];
     }
   }
-}
+};

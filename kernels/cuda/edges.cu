@@ -193,25 +193,42 @@ DEVICE void forces_of_edge(
   if (real && !good) mark_fault(faults, status, i);
 }
 
-// A thread a centre. E_i = (shift + factor sum_z e_z) + pair terms, edges in order (overwrites energies and faults, but
-// in a step that does not go on).
+// The sum over the lanes of a centre, in their order, in all of them. All lanes of a warp call it.
+DEVICE double sum_of_energy_lanes(double value) {
+  const int start = (threadIdx.x & 31) / ENERGY_LANES * ENERGY_LANES;
+  double sum = __shfl_sync(0xffffffffu, value, start);
+#pragma unroll
+  for (int n = 1; n < ENERGY_LANES; ++n) sum += __shfl_sync(0xffffffffu, value, start + n);
+  return sum;
+}
+
+// ENERGY_LANES threads a centre: lane n sums edges n, n + ENERGY_LANES, ... of it in order, and the sums are added in
+// the order of lanes. E_i = (shift + factor sum_z e_z) + pair terms (overwrites energies and faults, but in a step that
+// does not go on).
 DEVICE void energy_of_center(
     double* __restrict__ energies, unsigned char* __restrict__ faults, int* __restrict__ status,
     const long long* __restrict__ control, const double* __restrict__ edge_energies, const double* __restrict__ pair_terms, const int* __restrict__ types,
     const double* __restrict__ energy_factors, const double* __restrict__ shifts, const int* __restrict__ first,
     const int* __restrict__ chunk_centers, int chunk, int capacity) {
-  const int number = blockIdx.x * blockDim.x + threadIdx.x;
-  if (number >= chunk_size(chunk_centers, chunk) || control[CONTROL_FOUND] != 0) return;
-  const int i = chunk_centers[chunk] + number, end = first[number + 1];
+  const int thread = blockIdx.x * blockDim.x + threadIdx.x, number = thread / ENERGY_LANES;
+  const int lane = thread % ENERGY_LANES;
+  if (control[CONTROL_FOUND] != 0) return;
+  const bool exists = number < chunk_size(chunk_centers, chunk);
+  const int begin = exists ? first[number] : 0, end = exists ? first[number + 1] : 0;
   double total = 0.0, pair_total = 0.0;
 #pragma unroll 4
-  for (int z = first[number]; z < end; ++z) {
+  for (int z = begin + lane; z < end; z += ENERGY_LANES) {
     total += edge_energies[z];
 #if PAIR_TERM
     pair_total += pair_terms[z];
 #endif
   }
-  const int type = types[i];
+  total = sum_of_energy_lanes(total);
+#if PAIR_TERM
+  pair_total = sum_of_energy_lanes(pair_total);
+#endif
+  if (!exists || lane != 0) return;
+  const int i = chunk_centers[chunk] + number, type = types[i];
   const double energy = (shifts[type] + energy_factors[type] * total) + pair_total;
   energies[i] = energy;
   faults[i] = 0;

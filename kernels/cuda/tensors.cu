@@ -36,7 +36,9 @@ template <bool OVERWRITE> DEVICE void add_harmonic_share(
   const long long thread = (long long)blockIdx.x * blockDim.x + threadIdx.x;
   const bool has_edge = thread / LANES < edge_count(first, chunk_centers, chunk);
   REAL* const own = harmonic_gradient + thread / 32 % WARPS * capacity * MP;
-  add_over_channels<OVERWRITE>(own, terms, place.edge, has_edge);
+  HarmonicShare<OVERWRITE> share;
+  share.load(own, place.edge, has_edge);
+  share.add(terms, own, place.edge, has_edge);
 }
 
 // A[m] = norm sum_z env[l(m)] Y[m] of layer LAYER, before any mixing.
@@ -47,12 +49,14 @@ template <int LAYER> DEVICE void environment_of_center(
     const REAL* __restrict__ environment_norms, const int* __restrict__ types, const int* __restrict__ first,
     const int* __restrict__ chunk_centers, int chunk, int capacity) {
   const CenterPlace place = place_of_thread(first, chunk_centers, chunk);
-  if (!place.exists || place.begin == place.end) return;
+  if (place.begin == place.end) return;  // the whole warp, and a block with barriers
+  __shared__ GroupRoom room;
   REAL environment[M];
   sum_environment(
-      environment, env + (long long)LAYER * capacity * NE + place.channel, harmonics, place,
+      environment, room, env + (long long)LAYER * capacity * NE + place.channel, harmonics, place,
       environment_norms[types[chunk_centers[chunk] + place.center]]);
-  store_channel(row_of(A, place.center, M * UP) + place.channel, environment);
+  if (place.exists && place.group == 0)
+    store_channel(row_of(A, place.center, M * UP) + place.channel, environment);
 }
 
 // V_0[m] = w[l(m)] Y[m]. An edge reads NW + MP numbers and writes M UP: tensors REAL[E][M][UP] (overwrites).
@@ -137,23 +141,25 @@ template <int LAYER> DEVICE void tensor_gradients_of_edge(
   store_channel(row_of(seen_gradient, place.edge, M * UP) + u, gradient);
 }
 
-// dE/dA_i = sum_z dE/dA[z] over the centre's edges, in their order. An edge reads M UP numbers, a centre writes M UP:
+// dE/dA_i = sum_z dE/dA[z] over the centre's edges. An edge reads M UP numbers, a centre writes M UP:
 // dA REAL[C][M][UP] (overwrites).
 DEVICE void environment_gradient_of_center(
     REAL* __restrict__ dA, const REAL* __restrict__ seen_gradient, const int* __restrict__ first,
     const int* __restrict__ chunk_centers, int chunk) {
   const CenterPlace place = place_of_thread(first, chunk_centers, chunk);
-  if (!place.exists || place.begin == place.end) return;
+  if (place.begin == place.end) return;  // the whole warp, and a block with barriers
+  __shared__ GroupRoom room;
   REAL sum[M];
   zero_channel(sum);
 #pragma unroll 2
-  for (int z = place.begin; z < place.end; ++z) {
+  for (int z = place.begin + place.group; z < place.end; z += GROUPS) {
     REAL term[M];
     load_channel(term, row_of(seen_gradient, z, M * UP) + place.channel);
 #pragma unroll
     for (int m = 0; m < M; ++m) sum[m] += term[m];
   }
-  store_channel(row_of(dA, place.center, M * UP) + place.channel, sum);
+  sum_over_groups(sum, room, place);
+  if (place.exists && place.group == 0) store_channel(row_of(dA, place.center, M * UP) + place.channel, sum);
 }
 
 // Gradients by env and Y through the environment of layer LAYER. An edge reads NE + MP + M UP numbers (without SELF_EDGE

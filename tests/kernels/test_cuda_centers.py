@@ -37,6 +37,8 @@ SHAPES = [
     ((3, 8), 3, True, "env"),
     ((3, 64), 2, False, "w"),
     ((2, 20), 2, True, ""),
+    ((4, 8), 1, True, "w"),  # more components than groups of a centre exchange at once
+    ((1, 136), 2, True, ""),  # one group of threads a centre, with empty lanes
 ]
 ALL_SHAPES = [
     ((l_max, channels), layers, parity, shared)

@@ -19,6 +19,9 @@ from allegro_sim.potential.cuda.mlp_shapes import Rounding
 ROW_BLOCK = 128
 """Threads a block of the kernels with a thread for each row, each centre, or each channel of a centre."""
 
+ENERGY_LANES = 8
+"""Threads that sum the energies of one centre's edges; the order of the sum follows from it."""
+
 SCAN_BLOCK = 1024
 """Threads of the one block that scans a chunk's counts."""
 
@@ -50,9 +53,10 @@ class KernelSpec:
     """One kernel: its name, arguments in order (buffers, then int32 numbers), and how it is launched.
 
     outputs: what it writes (some of it is read as well), the first arguments. body: the device function called, with
-    its template arguments. threads: what there is a thread for, "row" (capacity), "center" (max_centers), "channel"
-    (max_centers * LANES), "edge channel" (capacity * LANES), "block" (a single block), or a warp: "center warp"
-    (max_centers). Kernels of a whole evaluation take all rows of atoms and all centres for these two sizes.
+    its template arguments. threads: what there is a thread for, "row" (capacity), "center" (max_centers * lanes),
+    "channel" of each group of a centre (max_centers * GROUPS * LANES), "edge channel" (capacity * LANES), "block" (a
+    single block), or a warp: "center warp" (max_centers). Kernels of a whole evaluation take all rows of atoms and all
+    centres for these two sizes.
     """
 
     name: str
@@ -68,6 +72,8 @@ class KernelSpec:
 
     @property
     def block(self) -> int:
+        if self.threads == "channel" and groups_of_center(self.lanes) > 1:  # they meet at barriers
+            return groups_of_center(self.lanes) * self.lanes
         return SCAN_BLOCK if self.threads == "block" else ROW_BLOCK
 
     def grid(self, capacity: int, max_centers: int) -> int:
@@ -76,9 +82,9 @@ class KernelSpec:
             return 1
         threads = {
             "row": capacity,
-            "center": max_centers,
+            "center": max_centers * self.lanes,
             "center warp": max_centers * 32,
-            "channel": max_centers * self.lanes,
+            "channel": max_centers * self.lanes * groups_of_center(self.lanes),
             "edge channel": capacity * self.lanes,
         }[self.threads]
         return max(1, -(-threads // self.block))
@@ -125,6 +131,7 @@ CENTER_ENERGIES = KernelSpec(
     "center_energies", "energy_of_center",
     ("energies", "faults", "status"),
     ("control", "edge_energies", "pair_terms", "types", "energy_factors", "shifts", *_CHUNK), "center",
+    lanes=ENERGY_LANES,
 )  # fmt: skip
 SCAN_CHUNK = KernelSpec(
     "scan_chunk",
@@ -189,9 +196,17 @@ def padded(width: int) -> int:
 
 
 def lanes_of_center(channels: int) -> int:
-    """Threads that work on one centre, one a channel: a power of two that divides a warp, or whole warps."""
+    """Threads of one group of a centre, one a channel: a power of two that divides a warp, or whole warps."""
     columns = padded(channels)
     return -(-columns // 32) * 32 if columns > 32 else max(8, 1 << (columns - 1).bit_length())
+
+
+def groups_of_center(lanes: int) -> int:
+    """Groups of `lanes` threads that share the edges of one centre: a power of two, at most 8, in 256 threads.
+
+    Sums over edges run in an order that follows from it, so it may depend on nothing but the model.
+    """
+    return min(8, 1 << max(256 // lanes, 1).bit_length() - 1)
 
 
 def chain_dims(model: AllegroModel) -> dict[tuple[int, int], int]:
@@ -272,11 +287,12 @@ def center_defines(model: AllegroModel, precision: str, row_columns: int | None 
         "LAYERS": model.num_layers, "NB": bessels + 2 * constants, "BESSELS": bessels,
         "ENV_SLOTS": model.environment_weight_irreps, "W_SLOTS": model.tensor_weight_irreps,
         "NE": model.environment_weight_irreps * channels, "NW": model.tensor_weight_irreps * channels,
-        "LDX": row_columns, "LANES": lanes, "WARPS": max(1, lanes // 32),
+        "LDX": row_columns, "LANES": lanes, "WARPS": max(1, lanes // 32), "GROUPS": groups_of_center(lanes),
         "RADIAL_BESSEL": int(bessel), "WHOLE_FREQUENCIES": int(whole),
         "PAIR_FREQUENCIES": int(of_pairs), "WITH_CONSTANTS": int(constants), "SELF_EDGE": int(model.self_edge),
         "SEED_PAIRS": int(model.edge_scales is not None), "CUTOFF_EXPONENT": exponent,
-        "SPLINE_SPAN": span, "SCAN_BLOCK": SCAN_BLOCK, "CONTROL_FOUND": FOUND, **pair_defines(model),
+        "SPLINE_SPAN": span, "SCAN_BLOCK": SCAN_BLOCK, "ENERGY_LANES": ENERGY_LANES, "CONTROL_FOUND": FOUND,
+        **pair_defines(model),
     }  # fmt: skip
     return {name: repr(value) for name, value in values.items()} | component_macros(model)
 

@@ -106,22 +106,9 @@ class DeviceBricks:
     def _fit(self) -> None:
         """Bounds of the bricks, and what kernels need of them."""
         decomposition, cell = self.decomposition, self.decomposition.cell
-        extremes = NO_EXTREMES
-        if self.atoms.num_owned:
-            xp = self._executor.arrays
-            with self._executor.working():
-                positions = self.atoms.owned("positions")
-                finite = xp.isfinite(positions).all(axis=1)
-                if not bool(finite.all()):
-                    positions = positions[finite]
-                if len(positions):
-                    x, y, z = positions[:, 0], positions[:, 1], positions[:, 2]
-                    m = cell.inverse
-                    places = [(x * float(m[0, c]) + y * float(m[1, c])) + z * float(m[2, c]) for c in range(3)]
-                    values = [*(-p.min() for p in places), *(p.max() for p in places)]
-                    values += [xp.abs(part).max() for part in (x, y, z)]
-                    extremes = self._executor.download(xp.stack(values))
-        decomposition.fit(extremes)
+        extremes = self._new((9,), np.int64)
+        self._run("extremes", self.atoms.num_owned, extremes, self.atoms.positions, self._inverse, self._owned())
+        decomposition.fit(ordered_numbers(self._executor.download(extremes)))
         assert decomposition.grid is not None
         place = (decomposition.upper - decomposition.lower) * cell.heights
         step = max(0.5 * decomposition.reach, float(place.max()) / (2**CURVE_BITS - 1))
@@ -175,9 +162,10 @@ class DeviceBricks:
         rows, peers, shifts = self._list_copies()
         self._sent = np.zeros(self._comm.size, np.int64)
         if len(rows):
-            with self._executor.working():
-                self._sent = self._executor.download(xp.bincount(peers, minlength=self._comm.size)).astype(np.int64)
-                if self._comm.size > 1:
+            self._sent[rank] = len(rows)
+            if self._comm.size > 1:
+                with self._executor.working():
+                    self._sent = self._executor.download(xp.bincount(peers, minlength=self._comm.size)).astype(np.int64)
                     # Own images first, then what goes to each rank.
                     keys = peers if self._images_travel else xp.where(peers == rank, -1, peers)
                     order = xp.argsort(keys)
@@ -283,6 +271,9 @@ class DeviceBricks:
 
     # --- small things -------------------------------------------------------------------------------------------------
 
+    def _owned(self) -> np.int32:
+        return np.int32(self.atoms.num_owned)
+
     def _where(self) -> tuple[Any, Any, Any]:
         return self._inverse, self._frame, self._lattice
 
@@ -298,3 +289,11 @@ class DeviceBricks:
 
     def _device(self, values: np.ndarray) -> Any:
         return to_device(self._executor, values, "the bricks")
+
+
+def ordered_numbers(ordered: np.ndarray) -> np.ndarray:
+    """Numbers whose order kernels/cuda/sums.cu wrote as that of unsigned integers; of the extremes of no atom the first
+    six are -inf, the others 0: `NO_EXTREMES`."""
+    bits = ordered.view(np.uint64)
+    signed = np.where(bits >> np.uint64(63) != 0, bits ^ np.uint64(1 << 63), ~bits)
+    return np.where(bits == 0, NO_EXTREMES, signed.view(np.float64))

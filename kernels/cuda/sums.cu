@@ -1,4 +1,4 @@
-// Sums over the atoms of a rank, as two-word integers: the same bits in any order of threads, blocks and ranks.
+// Sums over the atoms of a rank, as two-word integers, and extremes: the same bits in any order of threads, blocks and ranks.
 //
 // sums i64[6 + nt][2]: row 0 the number of terms that were not finite or out of range, row 1 potential energy (eV), rows
 // 2 to 4 momentum (Da A/fs), row 5 heat of the bath (eV), then kinetic energy (eV) by type. Independent of the model.
@@ -71,4 +71,40 @@ DEVICE void energy_sum_of_atom(long long* __restrict__ sums, const double* __res
   bool good = true;
   add_term(sums + 2 * SUM_ENERGY, i < owned ? energies[i] : 0.0, good);
   report_terms(sums, good);
+}
+
+// Where the atoms reach to, a thread an atom (raises): extremes u64[9] become the largest of minus each fractional
+// coordinate (3), each of them (3) and |position| (3, A), over the atoms whose position is finite, as unsigned integers
+// in the order of the numbers, 0 for none. inverse f64[3][3] of the cell, 1/A; products and sums as on the host.
+DEVICE unsigned long long in_order(double value) {
+  const long long bits = __double_as_longlong(value);
+  return (unsigned long long)(bits < 0 ? ~bits : bits | (1ULL << 63));
+}
+
+DEVICE void extremes_of_atom(
+    long long* __restrict__ extremes, const double* __restrict__ positions, const double* __restrict__ inverse,
+    int owned) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  double x[3] = {0.0, 0.0, 0.0};
+  bool counts = i < owned;
+#pragma unroll
+  for (int c = 0; c < 3; ++c) {
+    if (i < owned) x[c] = positions[3LL * i + c];
+    counts = counts && fabs(x[c]) <= 1.7976931348623157e308;
+  }
+#pragma unroll
+  for (int c = 0; c < 3; ++c) {
+    const double place = (x[0] * inverse[c] + x[1] * inverse[3 + c]) + x[2] * inverse[6 + c];
+    const double values[3] = {-place, place, fabs(x[c])};
+#pragma unroll
+    for (int n = 0; n < 3; ++n) {
+      unsigned long long largest = counts ? in_order(values[n]) : 0;
+#pragma unroll
+      for (int offset = 16; offset > 0; offset /= 2) {
+        const unsigned long long theirs = (unsigned long long)__shfl_xor_sync(0xffffffffu, (long long)largest, offset);
+        largest = theirs > largest ? theirs : largest;
+      }
+      if ((threadIdx.x & 31) == 0 && largest) atomicMax((unsigned long long*)extremes + 3 * n + c, largest);
+    }
+  }
 }

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,6 +59,26 @@ def compile_kernel(name: str, capability: tuple[int, int], options: Sequence[str
     return bytes(code), bytes(log).rstrip(b"\0").decode()
 
 
+class _Parameter(NamedTuple):
+    is_array: bool
+    ndim: int
+    dtype: np.dtype
+
+
+@cache
+def _parameters(name: str) -> tuple[_Parameter, ...]:
+    """Those of a kernel of the catalogue; arrays are contiguous."""
+    kinds = KERNELS[name][1].args
+    arrays = [hasattr(kind, "ndim") for kind in kinds]
+    assert all(kind.layout == "C" for kind, is_array in zip(kinds, arrays, strict=True) if is_array)
+    return tuple(
+        _Parameter(True, kind.ndim, np.dtype(str(kind.dtype)))
+        if is_array
+        else _Parameter(False, 0, np.dtype(str(kind)))
+        for kind, is_array in zip(kinds, arrays, strict=True)
+    )
+
+
 def flat_arguments(name: str, arguments: Sequence[Any], address: Any) -> list[Any]:
     """The values that a kernel of the catalogue is launched with, as ctypes objects.
 
@@ -69,19 +89,16 @@ def flat_arguments(name: str, arguments: Sequence[Any], address: Any) -> list[An
     ------
     TypeError : an argument is not what the kernel's signature says
     """
-    _, signature = KERNELS[name]
     values: list[Any] = []
-    for number, (kind, argument) in enumerate(zip(signature.args, arguments, strict=True)):
-        if not hasattr(kind, "ndim"):
-            if not isinstance(argument, ctypes._SimpleCData):
-                argument = np.dtype(str(kind)).type(argument)
-                argument = ctypes.create_string_buffer(argument.tobytes(), argument.nbytes)
-            values.append(argument)
+    for number, (kind, argument) in enumerate(zip(_parameters(name), arguments, strict=True)):
+        if not kind.is_array:
+            value = kind.dtype.type(argument)
+            values.append(ctypes.create_string_buffer(value.tobytes(), value.nbytes))
             continue
-        if argument.ndim != kind.ndim or argument.dtype != np.dtype(str(kind.dtype)):
+        if argument.ndim != kind.ndim or argument.dtype != kind.dtype:
             found = f"{argument.dtype} of {argument.ndim} dimensions"
-            raise TypeError(f"argument {number} of {name} is {found}, not {kind}")
-        if kind.layout == "C" and not argument.flags.c_contiguous:
+            raise TypeError(f"argument {number} of {name} is {found}, not {kind.dtype} of {kind.ndim}")
+        if not argument.flags.c_contiguous:
             raise TypeError(f"argument {number} of {name} is not contiguous")
         values += [ctypes.c_void_p(0), ctypes.c_void_p(0)]
         values += [ctypes.c_int64(argument.size), ctypes.c_int64(argument.dtype.itemsize)]

@@ -11,7 +11,7 @@ from support.random_models import random_model, random_structure
 from allegro_sim.cell import Cell
 from allegro_sim.errors import StructureError
 from allegro_sim.gpu.atoms import DeviceAtoms
-from allegro_sim.gpu.bricks import DeviceBricks
+from allegro_sim.gpu.bricks import DeviceBricks, ordered_numbers
 from allegro_sim.gpu.module import KERNELS, module_source
 from allegro_sim.gpu.neighbors import DeviceNeighbors
 from allegro_sim.gpu.transport import HostTransport
@@ -19,7 +19,7 @@ from allegro_sim.kernels.cpu.fixed_point import words_to_float
 from allegro_sim.kernels.numba_cuda import control as word
 from allegro_sim.neighbors import NeighborList
 from allegro_sim.parallel.comm import SerialComm
-from allegro_sim.parallel.decomposition import Decomposition
+from allegro_sim.parallel.decomposition import NO_EXTREMES, Decomposition
 from allegro_sim.parallel.domain import Domain
 from allegro_sim.system import System
 
@@ -225,6 +225,22 @@ def test_a_step_that_does_not_go_on_moves_no_ghost_and_returns_no_force():
     bricks.control[word.FOUND] = 0
     bricks.update_positions()
     assert not np.array_equal(atoms.positions[: atoms.num_local], before[0][: atoms.num_local])
+
+
+@pytest.mark.parametrize("owned", [0, 1, 31, 300])
+def test_extremes_are_those_of_numpy(owned):
+    module = CpuModule(module_source(), order="random:1")
+    rng = np.random.default_rng(owned)
+    positions, inverse = rng.normal(0.0, 30.0, (owned + 5, 3)), np.linalg.inv(rng.normal(0.0, 5.0, (3, 3)))
+    positions[2:3, 1], positions[9:10, 0] = np.nan, np.inf
+    extremes = np.zeros(9, np.int64)
+    module.launch("extremes", (owned // 128 + 1,), (128,), (extremes, positions, inverse, np.int32(owned)))
+    x = positions[:owned][np.isfinite(positions[:owned]).all(axis=1)]
+    expected = NO_EXTREMES
+    if len(x):
+        places = [(x[:, 0] * inverse[0, c] + x[:, 1] * inverse[1, c]) + x[:, 2] * inverse[2, c] for c in range(3)]
+        expected = np.array([*(-p.min() for p in places), *(p.max() for p in places), *np.abs(x).max(axis=0)])
+    assert np.array_equal(ordered_numbers(extremes), expected)
 
 
 @pytest.mark.parametrize("order", ["forward", "random:1"])

@@ -89,12 +89,10 @@ class StepGraph:
             ) from None
 
 
-def obstacle_to_graphs(*, ranks: int, images_travel: bool, fused: bool) -> str:
-    """Why steps cannot be graphs, or nothing. fused: whether no product of the network goes to cuBLAS."""
+def obstacle_to_graphs(*, ranks: int, images_travel: bool) -> str:
+    """Why steps cannot be graphs, or nothing."""
     if ranks > 1:
         return "with several ranks the host takes part in every step"
     if images_travel:
         return "with gpu.images_travel ghosts go through the transport"
-    if not fused:
-        return "the products of so wide a model are made by cuBLAS, which cannot be captured"
     return ""

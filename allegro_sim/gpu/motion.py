@@ -77,10 +77,7 @@ class DeviceMotion:
         self.neighbors = DeviceNeighbors(self.rows, self.decomposition, parts.cutoffs, parts.skin)
         self.steps_ahead = steps_ahead if comm.size == 1 else 1
         self._alone = comm.size == 1
-        fused = self.potential.engine.layout.fused
-        self.graph = StepGraph(
-            executor, graphs, obstacle_to_graphs(ranks=comm.size, images_travel=images_travel, fused=fused)
-        )
+        self.graph = StepGraph(executor, graphs, obstacle_to_graphs(ranks=comm.size, images_travel=images_travel))
         self._virial_words, self._no_atom_virials = self._array((9, 2), np.int64), self._array((1, 9), np.int64)
         types = len(system.masses)
         # Kinetic sums between kick and noise of the step that is measured, and sums at whole steps.

@@ -67,8 +67,9 @@ CONFINED = {
         "allegro_sim.gpu.nccl",
         "allegro_sim.tools.gpu_report_device",
     ),
-    "numba.cuda": ("allegro_sim.kernels.numba_cuda", "allegro_sim.potential.cuda", "allegro_sim.tools"),
-    "cuda": ("allegro_sim.potential.cuda", "allegro_sim.tools"),  # NVIDIA's bindings of compiler and linker
+    "numba.cuda": ("allegro_sim.kernels.numba_cuda", "allegro_sim.potential.cuda.device", "allegro_sim.tools"),
+    # NVIDIA's bindings of compiler and linker.
+    "cuda": ("allegro_sim.kernels.numba_cuda.compilation", "allegro_sim.potential.cuda", "allegro_sim.tools"),
     # Scripts that upstream's own interpreter runs; nothing of the running program needs them.
     "torch": (
         "allegro_sim.tools.upstream",

@@ -91,9 +91,8 @@ def test_a_guard_stops_steps_of_a_graph_where_it_stops_steps_one_by_one():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"ranks": 2, "images_travel": False, "fused": True}, "several ranks"),
-        ({"ranks": 1, "images_travel": True, "fused": True}, "gpu.images_travel"),
-        ({"ranks": 1, "images_travel": False, "fused": False}, "cuBLAS"),
+        ({"ranks": 2, "images_travel": False}, "several ranks"),
+        ({"ranks": 1, "images_travel": True}, "gpu.images_travel"),
     ],
 )
 def test_where_no_graph_can_be_it_is_said_and_refused(options, reason):
@@ -109,7 +108,7 @@ def test_graphs_are_for_a_single_chunk_unless_asked_for():
     assert StepGraph(executor, "auto").fact(3) == "none: 3 chunks keep the GPU busy"
     assert 'gpu.graphs = "on"' in StepGraph(executor, "on").fact(3)
     assert StepGraph(executor, "off").fact(1) == 'none: gpu.graphs = "off"'
-    assert obstacle_to_graphs(ranks=1, images_travel=False, fused=True) == ""
+    assert obstacle_to_graphs(ranks=1, images_travel=False) == ""
     with pytest.raises(DeviceError, match="unknown"):
         StepGraph(executor, "perhaps")
 

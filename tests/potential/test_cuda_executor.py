@@ -151,6 +151,19 @@ def test_a_graph_keeps_numbers_of_its_capture_and_nothing_else_may_happen_meanwh
         executor.download(sums)  # the capture is over
 
 
+def test_products_of_cublas_are_part_of_a_graph(monkeypatch):
+    model = a_model("wide")
+    module = stand_in.load_executor(monkeypatch)
+    potential = CudaPotential(model, precision="mixed", executor=module.CudaExecutor(DEVICE))
+    system, neighbors = make_system(model, random_structure(2, model, num_atoms=12), 0.3)
+    wanted = results(potential, system, neighbors)[0]
+    engine = potential.engine
+    graph = engine.executor.capture(engine.launch)
+    engine.executor.upload(engine.arrays["forces"], np.zeros_like(wanted))
+    graph.launch()
+    assert np.array_equal(engine.executor.download(engine.arrays["forces"]), wanted)
+
+
 def test_no_atoms_at_all_are_no_launches_on_null_pointers(monkeypatch):
     model = a_model("fused")
     module = stand_in.load_executor(monkeypatch)
@@ -159,17 +172,25 @@ def test_no_atoms_at_all_are_no_launches_on_null_pointers(monkeypatch):
     assert len(results(potential, *make_system(model, nothing, 0.0))[1]) == 0
 
 
-@pytest.mark.parametrize("failing", ["CUDADriverError", "CUBLASError"])
+def test_cublas_that_fails_is_said_with_its_status(monkeypatch):
+    module = stand_in.load_executor(monkeypatch)
+    stand_in.cublas.status = 1
+    potential = CudaPotential(a_model("wide"), precision="mixed", executor=module.CudaExecutor(DEVICE))
+    with pytest.raises(DeviceError, match="cuBLAS's cublasCreate failed with status 1"):
+        potential.prepare()
+
+
+@pytest.mark.parametrize("failing", ["the driver", "cuBLAS"])
 def test_memory_that_runs_out_in_a_library_is_said_as_in_the_pool(failing, monkeypatch):
     module = stand_in.load_executor(monkeypatch)
 
     def fail(*_):
-        raise getattr(stand_in, failing)({"CUDADriverError": 2, "CUBLASError": 3}[failing])
+        raise stand_in.CUDADriverError(2)
 
-    if failing == "CUDADriverError":
+    if failing == "the driver":
         monkeypatch.setattr(stand_in.Module, "load", fail)
     else:
-        monkeypatch.setattr(sys.modules["cupy.cuda"].cublas, "create", fail)
+        stand_in.cublas.status = 3
     potential = CudaPotential(a_model("wide"), precision="mixed", executor=module.CudaExecutor(DEVICE))
     with pytest.raises(DeviceError, match="out of memory: the model's weights need"):
         potential.prepare()
@@ -194,7 +215,6 @@ def test_chunks_shrink_when_the_pool_has_no_more(monkeypatch):
 CHECKED = {
     "driver": ("launchKernel", "funcSetAttribute"),
     "runtime": ("memsetAsync", "getDevice"),
-    "cublas": ("create", "gemmEx"),
 }
 
 
@@ -222,9 +242,8 @@ def test_constants_and_classes_are_cupys():
         assert int(getattr(cupy.cuda.cublas, name)) == value, name
     assert int(cupy.cuda.runtime.streamCaptureModeThreadLocal) == stand_in.CAPTURE_THREAD_LOCAL
     assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
-    for of, name in (("cublas", "CUBLASError"), ("driver", "CUDADriverError"), ("runtime", "CUDARuntimeError")):
+    for of, name in (("driver", "CUDADriverError"), ("runtime", "CUDARuntimeError")):
         assert issubclass(getattr(getattr(cupy.cuda, of), name), RuntimeError)
-    assert cupy.cuda.cublas.CUBLASError(3).status == 3
     for text, method in (
         ("arr, stream=None", cupy.ndarray.set),
         ("stream=None, order='C', out=None, blocking=True", cupy.ndarray.get),

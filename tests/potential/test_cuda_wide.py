@@ -15,6 +15,7 @@ from allegro_sim.potential.cuda.chunks import Blocks
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import Launch, Product
 from allegro_sim.potential.cuda.potential import CudaPotential
+from allegro_sim.potential.cuda.products import WORKSPACES
 
 pytestmark = pytest.mark.simulator
 
@@ -83,13 +84,15 @@ def test_bits_do_not_depend_on_chunks_or_on_the_order_of_threads(options):
 
 
 class Uneven(HostExecutor):
-    """A library whose small products have other last bits: in all rows, or, as OpenBLAS's, in some."""
+    """A library whose small products have other last bits: in all rows, or in some; `least`: with more workspace."""
 
-    uneven = "none"
+    uneven, least = "none", 0
 
     def _multiply(self, product, arrays):
         HostExecutor._multiply(product, arrays)
         rows = {"all": product.rows, "some": 1, "none": 0}[self.uneven]
+        if self.workspaces.get((product.inner, product.columns, product.tensor_cores), 0) <= self.least:
+            return
         out = arrays[product.out.buffer].reshape(-1)
         for row in range(rows if product.rows < 1000 else 0):
             at = out[product.out.offset + row * product.out.stride :][: product.columns]
@@ -114,6 +117,15 @@ def test_products_have_numbers_of_rows_that_keep_an_edges_bits(uneven, sizes, sa
     assert engine.keeps_bits
     forces_of(potential, "one layer")
     assert f"by cuBLAS; {said} rows at a time, bits independent of an edge's place (probed)" in potential.description
+
+
+def test_a_shape_gets_the_largest_workspace_that_keeps_bits():
+    executor = Uneven(device=HostDevice(multiprocessors=16))
+    executor.uneven, executor.least = "some", WORKSPACES[2]
+    engine = CudaPotential(wide_model("one layer"), precision="single", executor=executor).engine
+    engine.prepare()
+    assert engine.keeps_bits and engine.blocks.sizes == (256, 512, 768, 1024)
+    assert executor.workspaces and set(executor.workspaces.values()) == {WORKSPACES[2]}
 
 
 def test_a_library_that_never_keeps_bits_is_told_of():

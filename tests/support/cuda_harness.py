@@ -120,6 +120,7 @@ class HostExecutor:
     optimize: str = "-O1"
     memory_limit: int = 2**40
     device: HostDevice = field(default_factory=HostDevice)
+    workspaces: dict[tuple[int, int, bool], int] = field(default_factory=dict)
     executed: list[Operation] = field(default_factory=list)
     copies: list[tuple[str, int]] = field(default_factory=list)
     called: list[str] = field(default_factory=list)
@@ -141,6 +142,9 @@ class HostExecutor:
         self._numba = {name: cuda.jit(signature)(python) for name, (python, signature) in KERNELS.items()}
 
     arrays = np
+
+    def choose_workspace(self, shape: tuple[int, int, bool], nbytes: int) -> None:
+        self.workspaces[shape] = nbytes
 
     def working(self):
         self._refuse_in_capture("an operation of whole arrays")

@@ -27,6 +27,8 @@ from support.cuda_runner import CpuModule
 from support.cuda_running import Library
 from support.mixed_reference import truncate_to_tf32
 
+from allegro_sim.potential.cuda.products import WORKSPACES
+
 EXECUTOR = "allegro_sim.potential.cuda.executor"
 STREAM = 0x5712EA4
 """Handle of the one stream; null is another."""
@@ -296,35 +298,55 @@ def memsetAsync(ptr: int, value: int, size: int, stream: int) -> None:
     ctypes.memset(ptr, value, size)
 
 
-def create() -> int:
-    return 0xB1A5
+class Cublas:
+    """The library, called through ctypes: every function returns a status; a product comes later in a capture."""
 
+    def __init__(self) -> None:
+        self.status, self._stream, self._workspace = 0, 0, 0
 
-def gemmEx(
-    handle: int, transa: int, transb: int, m: int, n: int, k: int, alpha: int, A: int, Atype: int, lda: int, B: int,
-    Btype: int, ldb: int, beta: int, C: int, Ctype: int, ldc: int, computeType: int, algo: int,
-) -> None:  # fmt: skip
-    """C (m, n) = alpha A (m, k) B (k, n) + beta C, columns lda, ldb, ldc numbers apart; each sum in the order of k."""
-    _refuse_in_capture()
-    assert handle == create()
-    assert Stream.current[-1] == STREAM
-    assert (transa, transb, algo) == (constants["CUBLAS_OP_N"], constants["CUBLAS_OP_N"], -1)
-    assert Atype == Btype == Ctype
-    dtype = {0: np.float32, 1: np.float64}[Atype]  # CUDA_R_32F, CUDA_R_64F
-    is_tf32 = computeType == constants["CUBLAS_COMPUTE_32F_FAST_TF32"]
-    full = {0: "CUBLAS_COMPUTE_32F", 1: "CUBLAS_COMPUTE_64F"}[Atype]
-    assert computeType in (constants[full], constants["CUBLAS_COMPUTE_32F_FAST_TF32"])
-    assert m <= lda and k <= ldb and m <= ldc
-    a, b, c = (_columns(*of, dtype) for of in ((A, m, k, lda), (B, k, n, ldb), (C, m, n, ldc)))
-    factors = [_columns(place, 1, 1, 1, dtype)[0, 0] for place in (alpha, beta)]
-    assert factors[0] == 1 and factors[1] in (0, 1)
-    total = c.copy() if factors[1] else np.zeros_like(c)
-    for inner in range(k):
-        left, right = a[:, inner : inner + 1], b[inner]
-        if is_tf32:
-            left, right = truncate_to_tf32(left), truncate_to_tf32(right)
-        total += left * right
-    c[...] = total
+    def cublasCreate_v2(self, handle: Any) -> int:
+        handle._obj.value = 0xB1A5
+        return self.status
+
+    def cublasSetStream_v2(self, handle: Any, stream: int) -> int:
+        assert handle.value == 0xB1A5
+        self._stream, self._workspace = stream, 0
+        return 0
+
+    def cublasSetWorkspace_v2(self, handle: Any, workspace: int, nbytes: int) -> int:
+        assert workspace and nbytes in WORKSPACES
+        self._workspace = workspace
+        return 0
+
+    def cublasGemmEx(
+        self, handle: Any, transa: int, transb: int, m: int, n: int, k: int, alpha: int, A: int, Atype: int, lda: int,
+        B: int, Btype: int, ldb: int, beta: int, C: int, Ctype: int, ldc: int, computeType: int, algo: int,
+    ) -> int:  # fmt: skip
+        """C (m, n) = alpha A (m, k) B (k, n) + beta C, columns lda, ldb, ldc numbers apart; sums in the order of k."""
+        assert handle.value == 0xB1A5 and self._stream == STREAM
+        assert self._workspace, "a workspace of cuBLAS's own, which it may have to allocate"
+        assert (transa, transb, algo) == (constants["CUBLAS_OP_N"], constants["CUBLAS_OP_N"], -1)
+        assert Atype == Btype == Ctype
+        dtype = {0: np.float32, 1: np.float64}[Atype]  # CUDA_R_32F, CUDA_R_64F
+        is_tf32 = computeType == constants["CUBLAS_COMPUTE_32F_FAST_TF32"]
+        full = {0: "CUBLAS_COMPUTE_32F", 1: "CUBLAS_COMPUTE_64F"}[Atype]
+        assert computeType in (constants[full], constants["CUBLAS_COMPUTE_32F_FAST_TF32"])
+        assert m <= lda and k <= ldb and m <= ldc
+        a, b, c = (_columns(*of, dtype) for of in ((A, m, k, lda), (B, k, n, ldb), (C, m, n, ldc)))
+        factors = [_columns(place, 1, 1, 1, dtype)[0, 0] for place in (alpha, beta)]
+        assert factors[0] == 1 and factors[1] in (0, 1)
+
+        def multiply() -> None:
+            total = c.copy() if factors[1] else np.zeros_like(c)
+            for inner in range(k):
+                left, right = a[:, inner : inner + 1], b[inner]
+                if is_tf32:
+                    left, right = truncate_to_tf32(left), truncate_to_tf32(right)
+                total += left * right
+            c[...] = total
+
+        _launch(multiply)
+        return 0
 
 
 def _columns(address: int, rows: int, columns: int, stride: int, dtype: Any) -> np.ndarray:
@@ -342,12 +364,6 @@ constants = {
     "CUBLAS_COMPUTE_64F": 70,
     "CUBLAS_COMPUTE_32F_FAST_TF32": 77,
 }
-
-
-class CUBLASError(RuntimeError):
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
 
 
 class CUDADriverError(RuntimeError):
@@ -369,6 +385,7 @@ def zeros(shape: int, dtype: Any = float, order: str = "C") -> DeviceArray:
 
 
 memory_limit = [2**40]
+cublas = Cublas()
 
 
 def _shared(value: Any) -> Any:
@@ -401,6 +418,7 @@ def load_executor(monkeypatch: pytest.MonkeyPatch) -> Any:
     GpuNumber(DEVICE).use()
     _captured.clear()
     memory_limit[0] = 2**40
+    cublas.status = 0
     cupy, cuda = _Cupy("cupy"), ModuleType("cupy.cuda")
     driver = SimpleNamespace(
         launchKernel=launchKernel, funcSetAttribute=funcSetAttribute, CUDADriverError=CUDADriverError
@@ -411,9 +429,9 @@ def load_executor(monkeypatch: pytest.MonkeyPatch) -> Any:
             memsetAsync=memsetAsync,
             getDevice=getDevice,
             CUDARuntimeError=CUDARuntimeError,
+            runtimeGetVersion=lambda: 13000,
             streamCaptureModeThreadLocal=CAPTURE_THREAD_LOCAL,
         ),
-        cublas=SimpleNamespace(create=create, gemmEx=gemmEx, CUBLASError=CUBLASError, **constants),
         function=SimpleNamespace(Module=Module),
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         Stream=Stream,
@@ -428,6 +446,7 @@ def load_executor(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.delitem(sys.modules, EXECUTOR, raising=False)
     module = importlib.import_module(EXECUTOR)
     monkeypatch.setattr(module, "load_or_compile", lambda source, capability: source.encode())
+    monkeypatch.setattr(module, "load_cublas", lambda cuda_major: cublas)
     monkeypatch.setattr(module, "load_or_compile_numba", lambda name, capability: NUMBA + name.encode())
     del sys.modules[EXECUTOR]  # who imports it next gets CuPy's again, or the error that there is none
     return module

@@ -34,6 +34,9 @@ from allegro_sim.potential.folding import Chain
 # number of an edge to the other side where their own float32 sum is off by its last bit: 2^-11 of one number in 1e4.
 BOUNDS = {"double": 1e-13, "single": 5e-6, "mixed": 2e-6}
 MIXED_MLP = 1e-4
+ON_A_GPU = 4.0
+"""Times the bounds of float32: the matrix units of a GPU add up products with fewer bits than float32, and cuBLAS in an
+order of its own. Measured on an H200: MLPs of `mixed` 1.9e-4 where a thousand products are added, `single` 1.6e-5."""
 FORCES = 1e-9
 """Forces are float64 whatever the features, in units of 2^-40 eV/Å."""
 
@@ -56,9 +59,10 @@ def bound_of(name: str, precision: str) -> float:
     return BOUNDS[precision]
 
 
-def over_bounds(deviations: dict[str, float], precision: str) -> dict[str, float]:
+def over_bounds(deviations: dict[str, float], precision: str, *, on_a_gpu: bool = False) -> dict[str, float]:
     """Those deviations that are too large, or not numbers."""
-    return {name: value for name, value in deviations.items() if not value <= bound_of(name, precision)}
+    factor = ON_A_GPU if on_a_gpu and precision != "double" else 1.0
+    return {name: value for name, value in deviations.items() if not value <= factor * bound_of(name, precision)}
 
 
 def replay(potential: CudaPotential, *, must_be_operands: bool = True) -> dict[str, float]:

@@ -14,6 +14,7 @@ from allegro_sim.potential.cuda.device import OutOfDeviceMemory
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import Buffer, Plan, system_buffers
 from allegro_sim.potential.cuda.probe import product_blocks
+from allegro_sim.potential.cuda.products import Shape
 
 BUFFER_BYTES = 2**33
 """Default size of the buffers of a chunk; a sixteenth of the device's memory where that is less. With a thousand
@@ -49,6 +50,7 @@ class Executor(Protocol):
     def begin_download(self, copies: Sequence[tuple[Any, np.ndarray]]) -> Callable[[], None]: ...
     def capture(self, launches: Callable[[], None]) -> Graph: ...
     def bind(self, plan: Plan, arrays: Mapping[str, Any]) -> Any: ...
+    def choose_workspace(self, shape: Shape, nbytes: int) -> None: ...
 
 
 class Arrays:

@@ -21,7 +21,8 @@ from allegro_sim.kernels.numba_cuda.compilation import flat_arguments
 from allegro_sim.potential.cuda.compile import load_or_compile, load_or_compile_numba
 from allegro_sim.potential.cuda.device import Device, OutOfDeviceMemory
 from allegro_sim.potential.cuda.layout import Layout
-from allegro_sim.potential.cuda.plan import NUMBERS, Launch, Matrix, Operation, Plan, Product
+from allegro_sim.potential.cuda.plan import NUMBERS, Launch, Operation, Plan
+from allegro_sim.potential.cuda.products import WORKSPACES, Products, Shape, load_cublas
 
 _THREADS = 128
 """Threads of a block of the kernels that `call` launches."""
@@ -29,8 +30,6 @@ _THREADS = 128
 _MAX_DYNAMIC_SHARED_SIZE = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _DEFAULT_SHARED_BYTES = 48 * 1024
 _OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
-_ALLOC_FAILED = 3  # CUBLAS_STATUS_ALLOC_FAILED
-_REAL_TYPES = {4: 0, 8: 1}  # bytes -> CUDA_R_32F, CUDA_R_64F
 
 
 class BoundPlan:
@@ -87,7 +86,7 @@ class CudaExecutor:
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self._functions: dict[str, Any] = {}
         self._modules: list[Any] = []
-        self._blas: _Products | None = None
+        self._products: Products | None = None
         self._sources: list[np.ndarray] = []
 
     def load(self, layout: Layout) -> None:
@@ -99,7 +98,18 @@ class CudaExecutor:
                 raise
             raise OutOfDeviceMemory(0) from None
         if not layout.fused:
-            self._blas = _Products(self.stream, layout.real, layout.precision)
+            self._make_products(layout)
+
+    def _make_products(self, layout: Layout) -> None:
+        self._workspace = self.allocate(max(WORKSPACES), np.dtype(np.uint8))
+        library = load_cublas(cupy.cuda.runtime.runtimeGetVersion() // 1000)
+        place = self._workspace.data.ptr
+        self._products = Products(library, self.stream.ptr, place, layout.real, layout.precision)
+
+    def choose_workspace(self, shape: Shape, nbytes: int) -> None:
+        """Of cuBLAS, for the products of this shape that are bound from now on."""
+        assert self._products is not None
+        self._products.workspaces[shape] = nbytes
 
     def load_module(self, source: str, kernels: Mapping[str, int]) -> None:
         """Compile a module of CUDA C++, or load it; kernels: name -> bytes of dynamic shared memory."""
@@ -235,8 +245,8 @@ class CudaExecutor:
         """The call that launches one operation."""
         if isinstance(operation, Launch):
             return self._prepare_launch(operation, arrays, bound)
-        assert self._blas is not None
-        return self._blas.prepare(operation, arrays)
+        assert self._products is not None
+        return self._products.prepare(operation, arrays)
 
     def _prepare_launch(
         self, launch: Launch, arrays: Mapping[str, cupy.ndarray], bound: BoundPlan
@@ -264,44 +274,3 @@ class CudaExecutor:
             start(pointer, grid, 1, 1, block, 1, 1, shared_bytes, stream, place, 0)
 
         return call
-
-
-class _Products:
-    """Wide products by cuBLAS, into our own buffers."""
-
-    def __init__(self, stream: cupy.cuda.Stream, real: np.dtype, precision: str) -> None:
-        from cupy.cuda import cublas
-
-        self._cublas, self._real = cublas, real
-        try:
-            self._handle = cublas.create()
-        except cublas.CUBLASError as error:
-            if error.status != _ALLOC_FAILED:
-                raise
-            raise OutOfDeviceMemory(0) from None
-        self._stream = stream
-        full = cublas.CUBLAS_COMPUTE_64F if precision == "double" else cublas.CUBLAS_COMPUTE_32F
-        self._compute = {False: full, True: cublas.CUBLAS_COMPUTE_32F_FAST_TF32}
-        self._one, self._zero = np.ones(1, real), np.zeros(1, real)
-
-    def prepare(self, product: Product, arrays: Mapping[str, cupy.ndarray]) -> Callable[[], None]:
-        """cuBLAS is column-major: it computes the transpose, right^T left^T, of the row-major product."""
-        kind, compute = _REAL_TYPES[self._real.itemsize], self._compute[product.tensor_cores]
-        out, left, right = (self._place(matrix, arrays) for matrix in (product.out, product.left, product.right))
-        beta = self._one if product.accumulate else self._zero
-        arguments = (
-            self._handle, self._cublas.CUBLAS_OP_N, self._cublas.CUBLAS_OP_N,
-            product.columns, product.rows, product.inner,
-            self._one.ctypes.data, right, kind, product.right.stride, left, kind, product.left.stride,
-            beta.ctypes.data, out, kind, product.out.stride,
-            compute, self._cublas.CUBLAS_GEMM_DEFAULT,
-        )  # fmt: skip
-
-        def call() -> None:
-            with self._stream:  # CuPy gives every product to its current stream, whatever the handle's was
-                self._cublas.gemmEx(*arguments)
-
-        return call
-
-    def _place(self, matrix: Matrix, arrays: Mapping[str, cupy.ndarray]) -> int:
-        return arrays[matrix.buffer].data.ptr + matrix.offset * self._real.itemsize

@@ -1,7 +1,9 @@
-"""Which numbers of rows cuBLAS may be given: those for which an edge's numbers keep their bits. Tried, not believed.
+"""Which rows and which workspace cuBLAS may be given, so that an edge's numbers keep their bits. Tried, not believed.
 
-cuBLAS chooses a kernel by the sizes of a product. Large products of one shape are summed in one order, small ones may
-be split along the inner index: so sizes are compared with the largest.
+cuBLAS chooses a kernel, and so the order of a sum, by the sizes of a product and by the workspace it has: some kernels
+share a product's last tiles among multiprocessors, others split all of it along the inner index. So every shape gets
+the largest workspace with which all rows, and all numbers of rows, give the same bits, which costs speed where it must
+be small; and where none does, fewer numbers of rows.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy as np
 
 from allegro_sim.potential.cuda.chunks import ROW_MULTIPLE, Blocks
 from allegro_sim.potential.cuda.plan import Buffer, Matrix, Plan, Product
+from allegro_sim.potential.cuda.products import WORKSPACES
 
 if TYPE_CHECKING:
     from allegro_sim.potential.cuda.engine import Executor
@@ -34,7 +37,8 @@ def product_blocks(layout: Layout, executor: Executor) -> tuple[Blocks, bool]:
     """Numbers of rows for the products of a wide model, and whether they keep an edge's bits.
 
     The same rows at other places, and in products of other sizes, must give the same bits in every shape of product of
-    the model. Where not even products of the largest size do so, all sizes are allowed, and the answer is no.
+    the model; the executor is told the workspace of each. Where not even products of the largest size do so, all sizes
+    are allowed, and the answer is no.
     """
     multiprocessors = executor.device.multiprocessors
     unit, most = unit_rows(multiprocessors), most_units(multiprocessors)
@@ -42,7 +46,15 @@ def product_blocks(layout: Layout, executor: Executor) -> tuple[Blocks, bool]:
     shapes = {(p.inner, p.columns, p.tensor_cores) for p in operations if isinstance(p, Product)}
     allowed = set(range(1, most + 1))
     for shape in sorted(shapes):
-        allowed &= _Trial(layout, executor, unit, most, *shape).equal_units()
+        trial, best, chosen = _Trial(layout, executor, unit, most, *shape), set[int](), WORKSPACES[0]
+        for nbytes in WORKSPACES:
+            executor.choose_workspace(shape, nbytes)
+            if len(found := trial.equal_units()) > len(best):
+                best, chosen = found, nbytes
+            if len(best) == most:
+                break
+        executor.choose_workspace(shape, chosen)
+        allowed &= best
     units = sorted(allowed) or range(1, most + 1)
     return Blocks(tuple(unit * n for n in units)), bool(allowed)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import h5py
 import numpy as np
 import pytest
 from support.device_motion import advance, assert_same_bits, make, periodic_case, state
@@ -103,3 +105,23 @@ def test_a_steady_step_allocates_nothing_and_copies_the_control_words_alone(grap
     assert counter.allocations == 0
     assert copied == [128]
     assert motion.graph.num_launches == (9 if graphs == "on" else 0)  # all plain steps but the first
+
+
+@pytest.mark.mpi
+def test_ranks_that_share_a_gpu_agree(mpirun, inputs, tmp_path):
+    """The program itself, with all its outputs: one, two and four ranks, halos through the host; and on the CPU."""
+    frames = {}
+    for ranks, device in ((1, "cuda"), (2, "cuda"), (4, "cuda"), (2, "cpu")):
+        output = tmp_path / f"{device}-{ranks}"
+        changes = [f'run.device="{device}"', f'output.directory="{output}"', "run.steps=40", 'run.precision="double"']
+        command = [sys.executable, "-m", "allegro_sim", inputs / "water" / "smoke.toml"]
+        done = mpirun(ranks, *command, *(f"--set={change}" for change in changes), timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        with h5py.File(output / "trajectory.h5md") as file:
+            atoms = file["particles/all"]
+            frames[ranks, device] = [atoms[name]["value"][()] for name in ("position", "velocity", "force")]
+    for ranks in (2, 4):
+        for found, expected in zip(frames[ranks, "cuda"], frames[1, "cuda"], strict=True):
+            assert np.array_equal(found, expected)
+    # Fused multiply-adds of the integrator differ from the CPU's.
+    assert np.abs(frames[1, "cuda"][0] - frames[2, "cpu"][0]).max() < 1e-6

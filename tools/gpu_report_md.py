@@ -51,7 +51,7 @@ LARGEST_ATOMS = (6_291_456, 12_288_000, 24_000_000, 44_294_784, 87_654_336, 126_
 TEMPERATURE_K = 300.0
 TIMESTEP_FS = 0.5
 QUIET = 1e-4
-BLOCKS, BLOCK_SECONDS = 5, 1.0
+BLOCKS, BLOCK_SECONDS = 4, 0.6
 """Blocks of steps that are timed, after one that is not, and how long each should take; of 10 to 2,000 steps."""
 
 AGREE_ATOMS, AGREE_STEPS, AGREE_LARGEST = 192, 200, 1e-7
@@ -339,7 +339,7 @@ def drift(
 
 
 def largest(
-    model: AllegroModel, atoms: int, executor: Callable[[], Executor | None], precision: str = "mixed", steps: int = 3
+    model: AllegroModel, atoms: int, executor: Callable[[], Executor | None], precision: str = "mixed", steps: int = 2
 ) -> dict[str, Any]:
     """A few steps of a box of this size: seconds, and bytes of atoms and pairs."""
     motion = start_motion(model, precision, atoms, executor=executor())

@@ -12,6 +12,9 @@ from allegro_sim.potential.folding import Chain, Linear, contraction_list, fold_
 WIDEST_FUSED = 256
 """Hidden widths up to this take the fused kernels; wider models the products of cuBLAS."""
 
+WIDEST_INPUT = 1024
+"""A read-out of more features is cuBLAS's, too."""
+
 LEAST_WIDTH = 16
 """Products with fewer rows or columns than this in their matrix are not made on the matrix units."""
 
@@ -98,8 +101,17 @@ class Shape:
             model.latent_cutoff is not None or any(len(chain) < 2 for chain in self.folded.latents)
         )
 
+    @property
+    def readout_columns(self) -> int:
+        """Features that the read-out reads."""
+        if self.model.is_legacy:
+            return self.scalar_places[self.layers if self.collects else 0]
+        return (self.layers + 1) * self.sp
+
     def is_fused(self, mlp: str, chain: Chain) -> bool:
-        """Whether an MLP's hidden features fit shared memory."""
+        """Whether the kernels that keep an MLP's features in shared memory take it."""
+        if mlp == "readout" and self.readout_columns > WIDEST_INPUT:
+            return False
         held = chain if mlp == "readout" else chain[:-1]
         return all(padded(linear.matrix.shape[-1]) <= WIDEST_FUSED for linear in held)
 

@@ -26,12 +26,13 @@ def wide_model(name: str):
     options = {
         "deep": {"hidden_depth": 2, "num_tensor_features": 20, "num_scalar_features": 24, "l_max": 1},
         "one layer": {"num_layers": 1, "num_tensor_features": 9, "num_scalar_features": 17, "l_max": 2, "zbl": True},
+        "wide readout": {"num_layers": 2, "num_scalar_features": 344, "l_max": 1, "num_tensor_features": 8},
         "no activation": {"activation": "identity", "num_scalar_features": 272, "l_max": 1, "hidden_depth": 0},
     }[name]
-    return random_model(4, **{"hidden_width": 264, **options})
+    return random_model(4, **{"hidden_width": 24 if name == "wide readout" else 264, **options})
 
 
-NAMES = ("deep", "one layer", "no activation")
+NAMES = ("deep", "one layer", "no activation", "wide readout")
 
 
 @cache

@@ -24,6 +24,9 @@ LEAST_WIDTH = 16
 WIDEST = 256
 """Columns of hidden features that the fused kernels hold."""
 
+WIDEST_INPUT = 1024
+"""Columns that the fused read-out goes through."""
+
 
 def eights(size: int) -> int:
     """The next multiple of 8."""
@@ -216,9 +219,14 @@ def with_ends(dimensions: Dimensions, shape: MlpShape, **ends: Any) -> MlpShape:
 
 
 def fits_shared_memory(shape: MlpShape) -> bool:
-    """Whether the MLP's hidden features fit the kernels that keep them in shared memory."""
-    held = shape.padded[1:] if shape.name == "readout" else shape.padded[1:-1]
-    return all(width <= WIDEST for width in held)
+    """Whether the MLP's hidden features fit the kernels that keep them in shared memory.
+
+    A read-out of very many features is left to cuBLAS, too: a tile would go through them all one after the other (on an
+    H200 more than a tenth of a step of 192 atoms of the SC'23-shaped model).
+    """
+    if shape.name == "readout":
+        return all(width <= WIDEST for width in shape.padded[1:]) and shape.padded[0] <= WIDEST_INPUT
+    return all(width <= WIDEST for width in shape.padded[1:-1])
 
 
 def fused_widths(shapes: tuple[MlpShape, ...]) -> bool:

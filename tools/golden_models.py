@@ -3,6 +3,7 @@
 MODELS are chosen by hand, each for something; `pairwise_models` adds models with random options until every two levels
 of FACTORS occur together in one of them; OLD_MODELS are of nequip 0.7 with nequip-allegro 0.4, which had other options.
 OTHER_IRREPS came later: models of SO(3), with tensors of higher degree than the harmonics, with irreps repeated.
+SCATTER_FEATURES: models of that option, made by the same old versions.
 """
 
 from __future__ import annotations
@@ -285,6 +286,28 @@ OLD_MODELS: dict[str, dict[str, Any]] = {
     },
     "old_so3": {"scalar_embed": _OLD_BESSEL, "parity_setting": "so3", "num_layers": 3, "l_max": 1},
 }
+SCATTER_FEATURES: dict[str, dict[str, Any]] = {
+    "scatter_l3_parity": {
+        "l_max": 3,
+        "num_layers": 3,
+        "num_tensor_features": 3,
+        "scalar_embed": {**_OLD_BESSEL, "bessel_trainable": True},
+        "parity_setting": "o3_full",
+        "r_max": 3.6,
+    },
+    "scatter_shared_weights": {
+        "num_layers": 4,
+        "scalar_embed": {"_target_": "allegro.nn.TwoBodySplineScalarEmbed"},
+        "parity_setting": "o3_restricted",
+        "weight_individual_irreps": False,
+        "tp_path_channel_coupling": False,
+        "per_edge_type_cutoff": {"O": {"O": 4.0, "H": 3.1}, "H": 2.9},
+        "pair_potential": {**ZBL, "units": "metal", "chemical_species": ["O", "H"]},
+        "model_dtype": "float32",
+    },
+    "scatter_so3": {"scalar_embed": _OLD_BESSEL, "parity_setting": "so3", "l_max": 1},
+    "scatter_one_layer": {"scalar_embed": _OLD_BESSEL, "parity_setting": "o3_full", "num_layers": 1},
+}
 _CHOSEN = {"_target_": "allegro.model.allegro_models.FullAllegroModel"}
 OTHER_IRREPS: dict[str, dict[str, Any]] = {
     "so3": {
@@ -333,4 +356,12 @@ def all_models() -> dict[str, dict[str, Any]]:
     for name, changes in OTHER_IRREPS.items():  # last: seeds follow from the places of the models
         models[name] = {**COMMON, "seed": 1000 + len(models), "training": PLAIN, **changes}
         del models[name]["l_max"], models[name]["parity"]
+    for name, changes in SCATTER_FEATURES.items():
+        models[name] = {
+            **_OLD_COMMON,
+            "scatter_features": True,
+            "seed": 1000 + len(models),
+            "training": PLAIN,
+            **changes,
+        }
     return models

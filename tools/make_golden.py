@@ -3,10 +3,10 @@
     python tools/make_golden.py --upstream-python PATH [--search-path FOLDER ...] --update-golden [NAME ...]
 
 PATH is an interpreter with nequip and nequip-allegro. FOLDERs are looked in first: one with the package schedulefree is
-needed for the models trained with it, and one with nequip 0.7.0 and nequip-allegro 0.4.0 for those called old_*, which
-are made only when named. Each model spans other options (tools/golden_models.py); each is evaluated on five structures:
-triclinic and periodic, a cell smaller than the cutoff, a cluster, two atoms, and an isolated atom. The files are ours
-(MIT):
+needed for the models trained with it, and one with nequip 0.7.0 and nequip-allegro 0.4.0 for those called old_* and
+scatter_*, which are made only when named. Each model spans other options (tools/golden_models.py); each is evaluated on
+five structures: triclinic and periodic, a cell smaller than the cutoff, a cluster, two atoms, and an isolated atom. The
+files are ours (MIT):
 
     NAME.ckpt          a Lightning checkpoint as upstream's training writes it, compressed
     NAME.npz           structures and results
@@ -29,7 +29,7 @@ import numpy as np
 
 from allegro_sim.errors import AllegroSimError, OutputError
 from allegro_sim.model.description import Zbl
-from allegro_sim.tools.golden_models import OLD_MODELS, all_models
+from allegro_sim.tools.golden_models import OLD_MODELS, SCATTER_FEATURES, all_models
 from allegro_sim.tools.importing.build import build_model
 from allegro_sim.tools.importing.self_checks import Structure, run_script, upstream_self_checks
 from allegro_sim.tools.importing.source import open_source
@@ -43,6 +43,7 @@ FORMS = (
     "old_bessel_zbl",
     "old_spline",
     "repeated_everywhere",
+    "scatter_so3",
 )
 """Models that are stored as package and as TorchScript, too."""
 
@@ -134,12 +135,14 @@ def main() -> int:
     """Make the named models, or all of present versions; returns the exit code."""
     models = all_models()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all but old_*, of {', '.join(models)}")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"default: all but old_* and scatter_*, of {', '.join(models)}"
+    )
     parser.add_argument("--upstream-python", metavar="PATH", type=Path, required=True)
     parser.add_argument("--search-path", metavar="FOLDER", type=Path, nargs="+", default=[])
     parser.add_argument("--update-golden", action="store_true", help="replace files that exist")
     args = parser.parse_args()
-    names = args.names or [name for name in models if name not in OLD_MODELS]
+    names = args.names or [name for name in models if name not in OLD_MODELS | SCATTER_FEATURES]
     unknown = sorted(set(names) - set(models))
     if unknown:
         parser.error(f"unknown model {', '.join(unknown)}")

@@ -67,7 +67,8 @@ def as_float64(model: torch.nn.Module, config: dict, pair_cutoff_exponent: float
         inner = inner["model"]
     inner["model_dtype"] = "float64"
     inner.pop("compile_mode", None)
-    inner.pop("scatter_features", None)  # false, and gone since nequip-allegro 0.7
+    if not inner.get("scatter_features"):  # gone since nequip-allegro 0.7, which refuses it
+        inner.pop("scatter_features", None)
     if inner.get("pair_potential") and pair_cutoff_exponent is not None and not OLD:
         inner["pair_potential"]["polynomial_cutoff_p"] = pair_cutoff_exponent
     double = build(config)

@@ -159,6 +159,8 @@ def _wrong_stage(model: AllegroModel) -> str | None:
     if model.latent_cutoff is not None and model.latent_cutoff.kind not in ("polynomial", "cosine"):
         return f"the latent cutoff {model.latent_cutoff.kind!r} is not one of polynomial, cosine"
     if model.is_legacy:
+        if model.scatter_features:
+            return "scatter_features is an option of the current generation"
         if model.tensor_linear.size or model.first_projection.size:
             return "'tensor_linear' and 'first_projection' belong to the current generation"
         if model.scalar_widths[-1] != model.num_scalar_features:

@@ -16,6 +16,10 @@ current one has `tensor_linear` and `first_projection`. In order, for an edge z 
     invariants: V_{k+1}[u,0], or (separate_paths) T_p[u] of every p into 0e, column u n + p
     s_{k+1} from u_{k+1} MLP_k(s.., invariants) by latent_update;  env_{k+1} = MLP_env_{k+1}(s_{k+1})
     e_z = edge_scales[t_i, t_j] MLP_readout(s_L)
+
+With `scatter_features` the two operands of the product change places: what is summed are the tensor features, and an
+edge brings its weighted harmonics, V_{k+1}[z] = sum_p w_p W3J_p B_i (env_k Y)[z] with B_i = norm sum_z V_k. So V_{k+1}
+of an edge depends on its own V_k by B alone.
 """
 
 from __future__ import annotations
@@ -149,6 +153,7 @@ class AllegroModel:
     so3: bool = False  # all harmonics count as even under inversion
     repeated_harmonics: tuple[Irrep, ...] = ()  # further copies of harmonics, behind those of degree 0 .. l_max
     repeated_tensors: tuple[Irrep, ...] = ()  # further copies of irreps of V_1 .. V_{L-1}; see `irreps_chain`
+    scatter_features: bool = False  # B, the sum of tensor features, in the place of A; see above
     self_edge: bool = True  # the environment that an edge sees contains the edge itself
     latent_update: str = "concatenate"  # one of LATENT_UPDATES
     latent_factors: np.ndarray | None = None  # (L, 2), of "residual"

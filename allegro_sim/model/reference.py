@@ -13,6 +13,8 @@ Everything else the project computes is tested against this. The stages are in `
          s_{k+1}, env_{k+1} = MLP_k(s_0, .., s_k, scal_k)
     e_z = MLP_readout(s_0, .., s_L);   E_i = shift_i + scale_i norm_i / sqrt(2) sum_z e_z + pair terms
 
+With `scatter_features` the operands change places: V_{k+1} = tensor product of B_i = norm_i sum_z V_k with env_k Y.
+
 Index letters: i centre, j neighbour, z edge, u tensor channel, s scalar feature, m component of the harmonics, p path.
 That is the current generation; models of the legacy one go through the same stages in the order of
 `reference_legacy.py`.
@@ -73,7 +75,7 @@ class Trace:
     scalars: list[np.ndarray]  # s_0 .. s_L, (Z, S)
     tensors: list[np.ndarray]  # V_0 .. V_L, (Z, U, dim of T_k)
     environment_weights: list[np.ndarray]  # env_0 .. env_{L-1}, (Z, U, nir | 1)
-    environments: list[np.ndarray]  # A of layer 0 .. L-1, (N, U, M)
+    environments: list[np.ndarray]  # A of layer 0 .. L-1, (N, U, M); with `scatter_features` B, (N, U, dim of T_k)
     latent_before_activation: list[list[np.ndarray]]
     readout_before_activation: list[np.ndarray]
     edge_energies: np.ndarray  # (Z,) e_z
@@ -106,10 +108,12 @@ def forward(
     for k, layer in enumerate(model.layers):
         all_environment_weights.append(environment_weights)
         terms = stages.weighted_harmonics_forward(environment_weights, harmonics, repeated)
-        environments.append(stages.environment_forward(terms, centers, model.environment_norms[types]))
-        tensors.append(
-            stages.tensor_product_forward(layer, tensors[k], environments[k][centers], model.l_max, repeated)
-        )
+        summed = tensors[k] if model.scatter_features else terms
+        environments.append(stages.environment_forward(summed, centers, model.environment_norms[types]))
+        operands = tensors[k], environments[k][centers]
+        if model.scatter_features:
+            operands = environments[k][centers], terms
+        tensors.append(stages.tensor_product_forward(layer, *operands, model.l_max, repeated))
         invariants = tensors[-1][:, :, 0]
         latent, before_activation = stages.mlp_forward(layer.latent, np.concatenate([*scalars, invariants], axis=1))
         latent_before_activation.append(before_activation)
@@ -162,11 +166,17 @@ def backward(model: AllegroModel, trace: Trace) -> np.ndarray:
         for index, grad in enumerate(grad_into_scalars):
             grad_scalars[index] = grad_scalars[index] + grad
         grad_tensors[:, :, 0] += grad_invariants
-        grad_tensors, grad_per_edge = stages.tensor_product_backward(
-            grad_tensors, layer, trace.tensors[k], trace.environments[k][centers], model.l_max, repeated
-        )
+        operands = trace.tensors[k], trace.environments[k][centers]
+        if model.scatter_features:
+            terms = stages.weighted_harmonics_forward(trace.environment_weights[k], harmonics, repeated)
+            operands = trace.environments[k][centers], terms
+        grad_first, grad_second = stages.tensor_product_backward(grad_tensors, layer, *operands, model.l_max, repeated)
+        grad_per_edge = grad_first if model.scatter_features else grad_second
         grad_environment = stages.environment_forward(grad_per_edge, centers, ones)
-        grad_terms = stages.environment_backward(grad_environment, centers, norms)
+        grad_summed = stages.environment_backward(grad_environment, centers, norms)
+        grad_tensors, grad_terms = grad_first, grad_summed
+        if model.scatter_features:
+            grad_tensors, grad_terms = grad_summed, grad_second
         grad_environment_weights, grad = stages.weighted_harmonics_backward(
             grad_terms, trace.environment_weights[k], harmonics, repeated
         )

@@ -14,6 +14,16 @@ N_k is made from the right: L(L+1)/2 contractions per centre in all, none per ed
 The direct form, one tensor per edge and layer, is `tensor_product_forward` in `reference_layers.py`; both agree to
 rounding. Letters as there: i centre, z edge, u channel, m component of the harmonics, a and c components of V_k and
 V_{k+1}.
+
+With `scatter_features` a layer is linear in the edge's weighted harmonics, with matrices of the centre's sum B_k:
+
+    V_{k+1}[z,u,c] = sum_m (env_k Y)[z,u,m] D_k,i[u,m,c]
+    D_k,i[u,m,c] = sum_p w[u,p] sqrt(2 l_out + 1) sum_a W3j_p[a,m,c] B_k[u,a]
+
+so that its sum over edges, and its invariant column, need no tensor of an edge, either:
+
+    B_{k+1} = tensor product of B_k with A_k = norm sum_z env_k Y
+    scal_k[z,u] = sum_m (env_k Y)[z,u,m] n_k,i[u,m],   n_k = D_k e_0
 """
 
 from __future__ import annotations
@@ -21,7 +31,7 @@ from __future__ import annotations
 import numpy as np
 
 from allegro_sim.model.description import Layer
-from allegro_sim.model.irreps import Irrep, total_dim
+from allegro_sim.model.irreps import Irrep, harmonic_irreps, total_dim
 from allegro_sim.model.reference_layers import (
     tensor_product_backward,
     tensor_product_forward,
@@ -88,6 +98,30 @@ def center_vector_backward(
     return grad_environments
 
 
+def scatter_vector_forward(
+    layer: Layer, summed: np.ndarray, l_max: int, repeated: tuple[Irrep, ...] = ()
+) -> np.ndarray:
+    """n_k (N, U, M) from B_k (N, U, dim of irreps_in): the derivative of the invariant column by the harmonics."""
+    components = total_dim(harmonic_irreps(l_max) + repeated)
+    unused = np.zeros((*summed.shape[:2], components))
+    return tensor_product_backward(_invariant(layer, summed), layer, summed, unused, l_max, repeated)[1]
+
+
+def scatter_vector_backward(
+    grad_vector: np.ndarray, layer: Layer, l_max: int, repeated: tuple[Irrep, ...] = ()
+) -> np.ndarray:
+    """dE/dB_k (N, U, dim of irreps_in) from dE/dn_k (N, U, M)."""
+    unused = np.zeros((*grad_vector.shape[:2], total_dim(layer.irreps_in)))
+    return tensor_product_backward(_invariant(layer, unused), layer, unused, grad_vector, l_max, repeated)[0]
+
+
+def _invariant(layer: Layer, like: np.ndarray) -> np.ndarray:
+    """e_0 of the layer's output for each centre and channel: (N, U, dim of irreps_out)."""
+    unit = np.zeros((*like.shape[:2], total_dim(layer.irreps_out)))
+    unit[:, :, 0] = 1.0
+    return unit
+
+
 def invariants_forward(
     tensor_weights: np.ndarray,
     harmonics: np.ndarray,
@@ -97,7 +131,8 @@ def invariants_forward(
 ) -> np.ndarray:
     """scal_k[z,u] = sum_m V_0[z,u,m] N_k[i(z),u,m]: (Z, U).
 
-    tensor_weights (Z, U, nir | 1) and harmonics (Z, M) make V_0; center_vector (N, U, M); centers (Z,).
+    tensor_weights (Z, U, nir | 1) and harmonics (Z, M) make V_0; center_vector (N, U, M); centers (Z,). With
+    `scatter_features`: env_k in the place of w, n_k in that of N_k.
     """
     tensors = weighted_harmonics_forward(tensor_weights, harmonics, repeated)
     return (tensors * center_vector[centers]).sum(axis=2)

@@ -36,9 +36,9 @@ from allegro_sim.model.irreps import Path as TensorPath
 from allegro_sim.model.self_check import SelfCheck
 
 FORMAT = "allegro-sim-model"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """2 added the stages of the legacy generation and `so3`, 3 the Lennard-Jones term, 4 repeated irreps and
-scales of the pair term. A file has the least that it needs."""
+scales of the pair term, 5 `scatter_features`. A file has the least that it needs."""
 
 _HYPERPARAMETERS: dict[str, type] = {
     "generation": str,
@@ -151,6 +151,7 @@ def summary(model: AllegroModel) -> dict:
         "num_scalar_features": model.num_scalar_features,
         "num_tensor_features": model.num_tensor_features,
         "individual_irreps": model.individual_irreps,
+        "scatter_features": model.scatter_features,
         "radial_embedding": "bessel" if bessel else "spline",
         "activations": {
             "embed_mlp": model.embed_mlp.activation,
@@ -180,12 +181,15 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
     least = 2 if model.is_legacy or model.so3 else 1
     least = 3 if isinstance(model.pair_term, LennardJones) else least
     least = 4 if model.repeated_harmonics or model.repeated_tensors or model.pair_scales is not None else least
+    least = 5 if model.scatter_features else least
     write_attribute(file, "format_version", least)
     if least > 1:
         write_attribute(file, "so3", model.so3)
     if least > 3:
         for name in _REPEATED:
             write_attribute(file, name, _irreps_text(getattr(model, name)))
+    if least > 4:
+        write_attribute(file, "scatter_features", model.scatter_features)
     for name in (*_HYPERPARAMETERS, *(_LEGACY_HYPERPARAMETERS if model.is_legacy else ())):
         write_attribute(file, name, getattr(model, name))
     write_texts(file, "types/names", model.type_names)
@@ -278,6 +282,8 @@ def _read_model(reader: FieldReader) -> AllegroModel:
         hyperparameters["so3"] = reader.attribute("so3", bool)
     if reader.attribute("format_version", int) > 3:
         hyperparameters.update({name: _read_irreps(reader, name) for name in _REPEATED})
+    if reader.attribute("format_version", int) > 4:
+        hyperparameters["scatter_features"] = reader.attribute("scatter_features", bool)
     if legacy:
         hyperparameters.update(_read_legacy_stages(reader))
     embed_mlp = _read_mlp(reader.group("embed_mlp"))

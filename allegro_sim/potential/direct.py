@@ -174,16 +174,18 @@ class DirectPlan:
             **places,
         }
 
-    def bind(self, place: Callable[[str], np.ndarray], slots: np.ndarray, columns: np.ndarray) -> DirectTrack:
-        """The constants; place: a buffer's place and elements a row, by name; slots, columns: of env and w alike."""
+    def bind(
+        self, place: Callable[[str], np.ndarray], slots: tuple[np.ndarray, ...], columns: tuple[np.ndarray, ...]
+    ) -> DirectTrack:
+        """The constants; place: a buffer's place and elements a row, by name; slots, columns: of env, and of w."""
         layers = range(self.model.num_layers)
         return DirectTrack(
             channels=self.channels,
             self_edge=int(self.model.self_edge),
-            environment_slots=slots,
-            tensor_slots=slots,
-            environment_columns=columns,
-            tensor_columns=columns,
+            environment_slots=slots[0],
+            tensor_slots=slots[1],
+            environment_columns=columns[0],
+            tensor_columns=columns[1],
             tensors=np.array([place(f"tensors {k}") for k in layers]),
             tensor_gradients=np.array([place("tensors gradient 0"), place("tensors gradient 1")]),
             seen_gradient=place("seen gradient"),

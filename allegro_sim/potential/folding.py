@@ -252,7 +252,8 @@ def _tensor_costs(model: AllegroModel) -> tuple[int, int]:
             degrees = tuple(irrep.degree for irrep in irreps)
             products += int(np.count_nonzero(product_coefficients(*degrees))) * channels
     direct = products + components * channels + model.num_layers * environment
-    by_vectors = model.num_layers * (environment + (components + model.tensor_weight_irreps) * channels)
+    slots = model.environment_weight_irreps if model.scatter_features else model.tensor_weight_irreps
+    by_vectors = model.num_layers * (environment + (components + slots) * channels)
     return direct, by_vectors
 
 

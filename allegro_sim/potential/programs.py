@@ -222,6 +222,7 @@ class ProgramBuilder(Programs):
         self.scalars = pad(model.num_scalar_features, dtype)
         environment = model.environment_weight_irreps * self.channels
         tensor = model.tensor_weight_irreps * self.channels
+        inner = environment if model.scatter_features else tensor  # of the weights that meet the centre's vector
         for name, row in (
             ("scalars", (num_layers + 1) * self.scalars),
             ("scalars gradient", (num_layers + 1) * self.scalars),
@@ -229,8 +230,8 @@ class ProgramBuilder(Programs):
             ("environment gradient", environment),
             ("tensor weights", tensor),
             ("tensor weights gradient", tensor),
-            ("weighted gradient", tensor),
-            *((f"inner {k}", tensor) for k in range(num_layers)),
+            ("weighted gradient", inner),
+            *((f"inner {k}", inner) for k in range(num_layers)),
             ("invariants", self.channels),
             ("invariants gradient", self.channels),
             ("harmonics gradient", self.components),

@@ -88,7 +88,7 @@ def evaluate_chunk(
     count = gather(edges, atoms, network.cutoffs, first_center, last_center)
     num_centers = last_center - first_center
     features, centers = workspace.features, workspace.centers
-    num_layers = len(track.environment_at)
+    num_layers = len(track.environment_buffers)
     starts = network.program_starts
 
     if network.radial_kind == SPLINE:

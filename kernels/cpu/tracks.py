@@ -1,16 +1,15 @@
 """The tensor track of whichever generation: the type of the constants chooses, when a kernel is compiled.
 
-A potential compiles only the track it runs: that of the current generation (`tensor_track.py`) or of the legacy one
-(`direct_track.py`).
+A potential compiles only the track it runs: that of the current generation (`tensor_track.py`, or `scatter_track.py`
+for models with `scatter_features`) or of the legacy one (`direct_track.py`).
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from numba.extending import overload
 
 from .direct_track import DirectTrack, direct_backward, direct_forward
+from .scatter_track import ScatterTrack, scatter_backward, scatter_forward
 from .tensor_track import tensor_backward, tensor_forward
 
 _OPTIONS = {"error_model": "numpy", "nogil": True}
@@ -26,10 +25,6 @@ def layer_backward(track, layer, last_layer, features, centers, scratch, norms, 
     raise NotImplementedError("only compiled kernels call this")
 
 
-def _is_direct(track: Any) -> bool:
-    return track.instance_class is DirectTrack
-
-
 @overload(layer_forward, jit_options=_OPTIONS)
 def _forward(track, layer, last_layer, features, centers, scratch, norms, edges, num_centers):  # type: ignore[no-untyped-def]
     def direct(track, layer, last_layer, features, centers, scratch, norms, edges, num_centers):  # type: ignore[no-untyped-def]
@@ -38,7 +33,10 @@ def _forward(track, layer, last_layer, features, centers, scratch, norms, edges,
     def by_vectors(track, layer, last_layer, features, centers, scratch, norms, edges, num_centers):  # type: ignore[no-untyped-def]
         tensor_forward(track, layer, features, centers, norms, edges, num_centers)
 
-    return direct if _is_direct(track) else by_vectors
+    def of_sums(track, layer, last_layer, features, centers, scratch, norms, edges, num_centers):  # type: ignore[no-untyped-def]
+        scatter_forward(track, layer, last_layer, features, centers, norms, edges, num_centers)
+
+    return {DirectTrack: direct, ScatterTrack: of_sums}.get(track.instance_class, by_vectors)
 
 
 @overload(layer_backward, jit_options=_OPTIONS)
@@ -49,4 +47,7 @@ def _backward(track, layer, last_layer, features, centers, scratch, norms, edges
     def by_vectors(track, layer, last_layer, features, centers, scratch, norms, edges, num_centers):  # type: ignore[no-untyped-def]
         tensor_backward(track, layer, last_layer, features, centers, norms, edges, num_centers)
 
-    return direct if _is_direct(track) else by_vectors
+    def of_sums(track, layer, last_layer, features, centers, scratch, norms, edges, num_centers):  # type: ignore[no-untyped-def]
+        scatter_backward(track, layer, last_layer, features, centers, norms, edges, num_centers)
+
+    return {DirectTrack: direct, ScatterTrack: of_sums}.get(track.instance_class, by_vectors)

@@ -1,4 +1,4 @@
-// The threads of a centre, and the sum over its edges that both tensor tracks begin with.
+// The threads of a centre, and the sum over its edges that all tensor tracks begin with.
 //
 // A centre has GROUPS groups of LANES threads, a thread a channel: group g takes edges begin + g, begin + g + GROUPS, ..
 // in turn, for a single thread that goes round all edges of a centre waits for memory most of the time. A sum over edges
@@ -82,18 +82,18 @@ DEVICE void copy_to_groups(REAL (&values)[M], GroupRoom& room, const CenterPlace
 }
 
 // A[m] = norm sum_z env[l(m)] Y[m] over the centre's edges (overwrites), complete in the first group; own_env: env of
-// this channel. All threads of a block call it.
-DEVICE void sum_environment(
+// this channel, or another row of SLOTS weights a channel. All threads of a block call it.
+template <int SLOTS = ENV_SLOTS> DEVICE void sum_environment(
     REAL (&environment)[M], GroupRoom& room, const REAL* __restrict__ own_env, const REAL* __restrict__ harmonics,
     const CenterPlace& place, REAL norm) {
   zero_channel(environment);
 #pragma unroll 2
   for (int z = place.begin + place.group; z < place.end; z += GROUPS) {
-    REAL weights[ENV_SLOTS], Y[MP];
-    load_slots(weights, row_of(own_env, z, NE));
+    REAL weights[SLOTS], Y[MP];
+    load_slots(weights, row_of(own_env, z, SLOTS * UP));
     load_harmonics(Y, harmonics, z);
 #pragma unroll
-    for (int m = 0; m < M; ++m) environment[m] = multiply_add(weights[slot_of(m, ENV_SLOTS)], Y[m], environment[m]);
+    for (int m = 0; m < M; ++m) environment[m] = multiply_add(weights[slot_of(m, SLOTS)], Y[m], environment[m]);
   }
   sum_over_groups(environment, room, place);
 #pragma unroll

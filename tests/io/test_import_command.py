@@ -48,6 +48,14 @@ def test_import_prints_what_a_chemist_can_check(tmp_path: Path, capsys: pytest.C
         assert fact in printed, fact
 
 
+def test_info_names_what_is_summed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, said in (("scatter_so3", True), ("so3", False)):
+        save_model(tmp_path / "model.h5", golden_model(name), {}, [])
+        assert main(["info", str(tmp_path / "model.h5")]) == 0
+        found = "environment       sum of the tensor features (scatter_features)" in capsys.readouterr().out
+        assert found == said
+
+
 def test_info_names_repeated_irreps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "m.h5"
     save_model(path, golden_model("repeated_everywhere"), {}, [])

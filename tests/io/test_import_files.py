@@ -187,9 +187,6 @@ def test_options_that_are_known_and_not_supported_are_named() -> None:
         "'nequip.nn.pair_potential.SimpleLennardJones', which is not supported: nequip cannot build": (
             lambda s: s.config.update(pair_potential=simple)
         ),
-        "model.scatter_features is true (of allegro.nn.Allegro_Module)": lambda s: s.config.update(
-            scatter_features=True
-        ),
         "model.parity_setting is 'o2'": lambda s: s.config.update(parity_setting="o2"),
         "model.irreps_edge_sh has parities that": irreps("1x0e+1x1e+1x2o", "1x0e+1x1e"),
         "model.irreps_edge_sh has '2x1o'; upstream takes each irrep once in a term": irreps("1x0e+2x1o", "1x0e+1x1o"),

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 from support.golden import golden_model
+from support.legacy import legacy_model
 from support.random_models import random_model
 
 from allegro_sim.errors import ModelFileError, OutputError
@@ -93,6 +94,16 @@ def test_a_model_with_repeated_irreps_loads_as_one(tmp_path):
     assert all(a.paths == b.paths for a, b in zip(loaded.layers, model.layers, strict=True))
     assert _same_arrays(model, loaded)
     assert summary(loaded)["repeated_irreps"] == ["0e", "1e", "1o"]
+
+
+def test_a_model_with_scatter_features_loads_as_one(tmp_path):
+    model = golden_model("scatter_so3")
+    save_model(tmp_path / "model.h5", model, {}, [])
+    loaded = load_model(tmp_path / "model.h5")
+    assert loaded.scatter_features and summary(loaded)["scatter_features"] and _same_arrays(model, loaded)
+    assert [a.paths for a in loaded.layers] == [b.paths for b in model.layers]
+    legacy = dataclasses.replace(legacy_model("pair_cutoffs_zbl"), scatter_features=True)
+    assert find_inconsistency(legacy) == "scatter_features is an option of the current generation"
 
 
 def test_provenance_and_self_checks_come_back(saved):

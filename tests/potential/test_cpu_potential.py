@@ -34,6 +34,9 @@ MODELS = {
     "spline, repulsion, pair cutoffs": {"spline": True, "zbl": True, "per_pair_cutoffs": True, "num_types": 3},
     "repulsion, pair cutoffs": {"zbl": True, "per_pair_cutoffs": True, "num_types": 3, "cutoff_exponent": 5.5},
     "shared weights": {"individual_irreps": False, "l_max": 3},
+    "scatter features": {"scatter_features": True, "num_layers": 4, "l_max": 1, "num_tensor_features": 19},
+    "scatter features, shared weights": {"scatter_features": True, "individual_irreps": False, "l_max": 3},
+    "scatter features, one layer": {"scatter_features": True, "l_max": 0, "num_layers": 1},
     "no hidden layers": {"hidden_depth": 0},
     "odd widths": {
         "hidden_depth": 2, "hidden_width": 33, "num_scalar_features": 18, "num_tensor_features": 19, "num_bessels": 9,
@@ -78,8 +81,8 @@ def test_vectors_of_the_centre_equal_tensors_on_edges(l_max, num_layers):
     assert np.abs(result.forces - reference.forces).max() <= 1e-10 * max(1.0, np.abs(reference.forces).max())
 
 
-# One of the current generation; of the legacy one: channels mixed after and before the product, the edge itself in and
-# out, environments mixed, layers with cutoffs of their own.
+# Two of the current generation, one of them with `scatter_features`; of the legacy one: channels mixed after and before
+# the product, the edge itself in and out, environments mixed, layers with cutoffs of their own.
 LEGACY = (
     "pair_cutoffs_zbl", "uvvp_collected_so3", "uuulin_self_edge", "environment_linear", "three_layer_cutoffs",
 )  # fmt: skip
@@ -88,10 +91,13 @@ LEGACY = (
 def _of_either_generation(name):
     if name in LEGACY:
         return legacy_model(name)
-    return random_model(5, l_max=2, num_layers=2, zbl=True, per_pair_cutoffs=True, num_tensor_features=17)
+    return random_model(
+        5, l_max=2, num_layers=2, zbl=True, per_pair_cutoffs=True, num_tensor_features=17,
+        scatter_features=name == "scatter features",
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["current", *LEGACY])
+@pytest.mark.parametrize("name", ["current", "scatter features", *LEGACY])
 def test_bits_do_not_depend_on_threads_chunks_or_the_list(name, precision):
     model = _of_either_generation(name)
     structure = random_structure(2, model, num_atoms=24)

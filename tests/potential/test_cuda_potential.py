@@ -121,6 +121,14 @@ def test_bits_do_not_depend_on_chunks_or_on_the_order_of_threads(options, precis
     assert (potential.engine.table.num_chunks > 1) == (options.get("chunk_edges", 4096) < 4096)
 
 
+def test_bits_of_scatter_features_do_not_depend_on_chunks_or_on_the_order_of_threads():
+    model = replace(small_model(), scatter_features=True)
+    one = bits(cuda_potential(model, "mixed", chunk_edges=4096), dense())
+    many = cuda_potential(model, "mixed", chunk_edges=128, order="random:3", block_order="reverse")
+    assert same(bits(many, dense()), one) and many.engine.table.num_chunks > 1
+    assert not same(one, reference_bits("mixed"))
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_bits_do_not_depend_on_the_skin(precision):
     found = bits(cuda_potential(small_model(), precision, chunk_edges=512), dense(), skin=0.7)

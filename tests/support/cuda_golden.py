@@ -16,8 +16,11 @@ FAST_BUILD = "-O0"
 TABLE_SHARE = 6
 """By default one in so many of the cases made by a table of pairs, and of each model at most one precision."""
 
-REPEATED = {"repeated_harmonics": "double", "repeated_everywhere": "mixed"}
-"""The precision by default of models that have irreps more than once."""
+ONCE = {
+    "repeated_harmonics": "double", "repeated_everywhere": "mixed",
+    "scatter_one_layer": "single", "scatter_shared_weights": "mixed", "scatter_so3": "double", "scatter_l3_parity": "",
+}  # fmt: skip
+"""The one precision by default of models that have irreps more than once, and of those with `scatter_features`."""
 
 
 def golden_cases(*precisions: str) -> Iterator[Any]:
@@ -26,5 +29,5 @@ def golden_cases(*precisions: str) -> Iterator[Any]:
         for p, precision in enumerate(PRECISIONS):
             if precision in precisions:
                 always = not name.startswith("pairwise") or n % TABLE_SHARE == p
-                always = always and precision == REPEATED.get(name, precision)
+                always = always and precision == ONCE.get(name, precision)
                 yield pytest.param(name, precision, marks=() if always else (pytest.mark.slow,))

@@ -45,8 +45,8 @@ Call = Callable[[], Any]
 
 
 def covers(model: AllegroModel) -> bool:
-    """Whether there are stages here for a model: those of the current generation."""
-    return not model.is_legacy
+    """Whether there are stages here for a model: those of the current generation, without `scatter_features`."""
+    return not (model.is_legacy or model.scatter_features)
 
 
 def bound_of(name: str, precision: str) -> float:

@@ -53,8 +53,6 @@ def read_current(
     embed_width = options.take("radial_chemical_embed_dim", "integer", embed_out)
     if min(num_types, num_layers, num_scalars, num_channels, embed_width, embed_out) < 1:
         raise options.error("num_layers", "or another size of the model is not positive")
-    if options.take("scatter_features", "flag", False):
-        raise options.error("scatter_features", "is true (of allegro.nn.Allegro_Module), which is not supported")
     individual = options.take("weight_individual_irreps", "flag", True)
     coupled = options.take("tp_path_channel_coupling", "flag", True)
     track = read_tensor_track(options, num_layers)
@@ -143,6 +141,7 @@ def read_current(
         so3=track.so3,
         repeated_harmonics=track.repeated_harmonics,
         repeated_tensors=track.repeated_tensors,
+        scatter_features=track.scatter_features,
     )
     return _with_equal_widths(model, embed_out)
 

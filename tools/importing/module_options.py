@@ -100,8 +100,6 @@ def options_of(top: Module, metadata: dict[str, str], path: Path) -> dict[str, A
         raise find.error(harmonics, "has another normalisation than component")
     if edge_weighter.attributes.get("weight_individual_irreps") is not True:
         raise find.error(embed, "shares weights of irreps, which is not supported")
-    if allegro.attributes.get("scatter_features") is True:
-        raise find.error(allegro, "has scatter_features, which is not supported")
     types = _type_names(top, metadata, find)
     config: dict[str, Any] = {
         "_target_": "allegro.model.allegro_models.FullAllegroModel",
@@ -121,6 +119,8 @@ def options_of(top: Module, metadata: dict[str, str], path: Path) -> dict[str, A
         **_mlp_options(find, "readout", "edge_readout.mlp_module"),
         "avg_num_neighbors": _neighbors(find, types),
     }  # fmt: skip
+    if allegro.attributes.get("scatter_features") is True:  # nequip-allegro 0.4 to 0.6
+        config["scatter_features"] = True
     latents = [_mlp_options(find, "allegro", f"allegro.latents.{k}") for k in range(config["num_layers"])]
     if any(latent != latents[0] for latent in latents):
         raise find.error(allegro, "has latent MLPs of different kinds")

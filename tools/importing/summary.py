@@ -29,6 +29,8 @@ def describe_model(model: AllegroModel, num_weights: int) -> list[str]:
         f"energy shifts     {_by_type(model, model.shifts, '.6f')} eV",
         f"energy scales     {_by_type(model, model.scales, '.6f')} eV",
     ]
+    if model.scatter_features:
+        lines.append("environment       sum of the tensor features (scatter_features)")
     lines += [*_repeated_lines(model), *_pair_lines(model)]
     written, computed = fold_model(model).multiply_adds
     lines.append(

@@ -5,6 +5,10 @@ harmonics of degrees 0 to l_max and either their irreps or those of both paritie
 `irreps.irreps_chain`. Any other choice is the next larger list with weights of zero where the model has no path, which
 computes the same. An irrep that is listed more than once is so many features of its kind a channel: its further copies
 stand at the end of the description's list.
+
+With `scatter_features` (nequip-allegro 0.4 to 0.6) the operands of the products change places, and upstream lists paths
+and 3j symbols with the harmonics first. The description keeps tensors first; a path's sign, (-1)^(l1 + l2 + l3), goes
+into its weights.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from allegro_sim.model.description import Layer, Mlp
 from allegro_sim.model.irreps import (
     INVARIANT,
     Irrep,
+    Path,
     component_slices,
     couples,
     harmonic_irreps,
@@ -33,13 +38,14 @@ from allegro_sim.tools.importing.options import Options, Tensors
 
 @dataclass(frozen=True)
 class TensorTrack:
-    """Irreps of a model: harmonics and T_0 .. T_L in the checkpoint's order; l_max, parity, so3 of the description."""
+    """Irreps of a model: harmonics and T_0 .. T_L in the checkpoint's order; the rest as the description has it."""
 
     harmonics: tuple[Irrep, ...]
     chain: tuple[tuple[Irrep, ...], ...]
     l_max: int
     parity: bool
     so3: bool
+    scatter_features: bool
 
     @property
     def repeated_harmonics(self) -> tuple[Irrep, ...]:
@@ -68,7 +74,8 @@ class TensorTrack:
 
 
 def read_tensor_track(options: Options, num_layers: int) -> TensorTrack:
-    """The irreps from `l_max` and `parity` (AllegroModel) or from those given (FullAllegroModel).
+    """The irreps from `l_max` and `parity` (AllegroModel) or from those given (FullAllegroModel), and which operand is
+    summed.
 
     Raises CheckpointImportError for irreps that cannot be read or that no model of upstream's has.
     """
@@ -98,7 +105,8 @@ def read_tensor_track(options: Options, num_layers: int) -> TensorTrack:
         raise options.error(
             "tensor_track_allowed_irreps", "gives layers without 0e in the first place, which upstream cannot evaluate"
         )
-    return TensorTrack(harmonics, chain, l_max, parity, so3)
+    scatter_features = options.take("scatter_features", "flag", False)  # gone since nequip-allegro 0.7
+    return TensorTrack(harmonics, chain, l_max, parity, so3, scatter_features)
 
 
 def _irreps(options: Options, name: str, text: Any) -> tuple[Irrep, ...]:
@@ -139,18 +147,20 @@ def read_layer(
     `coupled`: whether each channel has its own path weights (tp_path_channel_coupling). The stored Wigner 3j symbols
     are compared with the project's own.
     """
-    first, out, harmonics = track.chain[k], track.chain[k + 1], track.harmonics
-    paths = tensor_product_paths(first, harmonics, out)
-    coefficients = np.zeros((len(paths), total_dim(first), total_dim(harmonics), total_dim(out)))
-    slices = component_slices(first), component_slices(harmonics), component_slices(out)
+    left, right, out = track.chain[k], track.harmonics, track.chain[k + 1]
+    if track.scatter_features:
+        left, right = right, left
+    paths = tensor_product_paths(left, right, out)
+    coefficients = np.zeros((len(paths), total_dim(left), total_dim(right), total_dim(out)))
+    slices = component_slices(left), component_slices(right), component_slices(out)
+    degrees = [(left[path.first].degree, right[path.second].degree, out[path.out].degree) for path in paths]
     for p, path in enumerate(paths):
-        degrees = first[path.first].degree, harmonics[path.second].degree, out[path.out].degree
         coefficients[p, slices[0][path.first], slices[1][path.second], slices[2][path.out]] = product_coefficients(
-            *degrees
+            *degrees[p]
         )
     stored_shape = tensors.shape(f"{prefix}.w3j")
     if len(stored_shape) == (3 if len(paths) > 1 else 2):  # every path couples equal components only
-        diagonal = np.einsum("piik->pik", coefficients) if total_dim(first) == total_dim(harmonics) else coefficients
+        diagonal = np.einsum("piik->pik", coefficients) if total_dim(left) == total_dim(right) else coefficients
         if np.count_nonzero(diagonal) != np.count_nonzero(coefficients):
             raise CheckpointImportError(
                 f"{prefix}.w3j has shape {stored_shape}, but its paths couple unequal components"
@@ -159,11 +169,17 @@ def read_layer(
     tensors.expect(f"{prefix}.w3j", coefficients, tolerance)
     shape = ((num_channels,) if coupled else ()) + ((len(paths),) if len(paths) > 1 else ())
     weights = tensors.take(f"{prefix}.weights", shape).reshape(num_channels if coupled else 1, len(paths))
-    return _in_order(track, k, np.broadcast_to(weights, (num_channels, len(paths))), latent)
+    if track.scatter_features:
+        weights = weights * np.array([(-1.0) ** sum(of_path) for of_path in degrees])
+        paths = tuple(Path(path.second, path.first, path.out) for path in paths)
+    return _in_order(track, k, paths, np.broadcast_to(weights, (num_channels, len(paths))), latent)
 
 
-def _in_order(track: TensorTrack, k: int, weights: np.ndarray, latent: Mlp) -> Layer:
-    """The layer with the description's irreps and paths; paths the checkpoint does not have weigh zero."""
+def _in_order(track: TensorTrack, k: int, paths: tuple[Path, ...], weights: np.ndarray, latent: Mlp) -> Layer:
+    """The layer with the description's irreps and paths; paths the checkpoint does not have weigh zero.
+
+    paths: those of the columns of `weights`, by places in the checkpoint's irreps.
+    """
     chain = irreps_chain(
         track.l_max,
         track.parity,
@@ -175,19 +191,18 @@ def _in_order(track: TensorTrack, k: int, weights: np.ndarray, latent: Mlp) -> L
     harmonics = harmonic_irreps(track.l_max, track.so3) + track.repeated_harmonics
     first, out = chain[k], chain[k + 1]
 
-    def named_paths(first: tuple[Irrep, ...], second: tuple[Irrep, ...], out: tuple[Irrep, ...]) -> list[Any]:
+    def named(irreps: tuple[tuple[Irrep, ...], ...], found: tuple[Path, ...]) -> list[Any]:
         """Of each path, which copies of which irreps it couples."""
-        lists = numbered(first), numbered(second), numbered(out)
-        paths = tensor_product_paths(first, second, out)
-        return [(lists[0][path.first], lists[1][path.second], lists[2][path.out]) for path in paths]
+        lists = [numbered(of_operand) for of_operand in irreps]
+        return [(lists[0][path.first], lists[1][path.second], lists[2][path.out]) for path in found]
 
-    own_paths = named_paths(track.chain[k], track.harmonics, track.chain[k + 1])
-    own = {path: p for p, path in enumerate(own_paths)}
-    paths = tensor_product_paths(first, harmonics, out)
-    ordered = np.zeros((len(weights), len(paths)))
-    for p, path in enumerate(named_paths(first, harmonics, out)):
+    own_irreps = track.chain[k], track.harmonics, track.chain[k + 1]
+    own = {path: p for p, path in enumerate(named(own_irreps, paths))}
+    wanted = tensor_product_paths(first, harmonics, out)
+    ordered = np.zeros((len(weights), len(wanted)))
+    for p, path in enumerate(named((first, harmonics, out), wanted)):
         place = own.pop(path, None)
         if place is not None:
             ordered[:, p] = weights[:, place]
     assert not own, "the description's irreps contain those of every model"
-    return Layer(first, out, paths, ordered, latent)
+    return Layer(first, out, wanted, ordered, latent)

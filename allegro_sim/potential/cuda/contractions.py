@@ -42,7 +42,7 @@ def path_starts(model: AllegroModel) -> list[int]:
     return [0, *np.cumsum([len(layer.paths) for layer in model.layers]).tolist()]
 
 
-def _entries(model: AllegroModel, k: int, invariant_only: bool) -> list[Entry]:
+def list_entries(model: AllegroModel, k: int, invariant_only: bool) -> list[Entry]:
     contraction = contraction_list(model, k, invariant_only)
     rows = zip(contraction.indices.tolist(), contraction.values.tolist(), strict=True)
     return [(a, b, c, p, value) for (a, b, c, p), value in rows]
@@ -71,7 +71,7 @@ class _Writer:
             self.add("}")
 
 
-def _contract(model: AllegroModel, k: int, entries: list[Entry], dim: int, with_right: bool) -> list[str]:
+def contract(model: AllegroModel, k: int, entries: list[Entry], dim: int, with_right: bool) -> list[str]:
     """result[a] = sum_p sum value (w_p left[b]) right[c]; without `right`, its only component is the number 1.
 
     The weight goes to the left operand first: so no product is common to two paths, which a compiler would keep.
@@ -90,7 +90,7 @@ def _contract(model: AllegroModel, k: int, entries: list[Entry], dim: int, with_
     return writer.lines
 
 
-def _contract_backward(model: AllegroModel, k: int, entries: list[Entry], dim: int, right: dict[int, str]) -> list[str]:
+def contract_backward(model: AllegroModel, k: int, entries: list[Entry], dim: int, right: dict[int, str]) -> list[str]:
     """t = value w_p gradient[a]: left_gradient[b] += t right[c], right_gradient[c] = sum t left[b].
 
     right: how each component c is read; a path ends in one irrep, whose components are read there and not held longer.
@@ -114,7 +114,7 @@ def _contract_backward(model: AllegroModel, k: int, entries: list[Entry], dim: i
     return writer.lines
 
 
-def _end_backward(model: AllegroModel, k: int, entries: list[Entry]) -> list[str]:
+def end_backward(model: AllegroModel, k: int, entries: list[Entry]) -> list[str]:
     """left_gradient[b] += sum value w_p gradient[a]."""
     writer = _Writer(model)
     for groups in writer.by_path(entries, k):
@@ -129,14 +129,14 @@ def _right_operand(model: AllegroModel, k: int, j: int, dim: int) -> dict[int, s
     if j + 1 < k:
         return {c: f"right[{c} * UP]" for c in range(dim)}
     terms: dict[int, str] = {}
-    for a, b, _, path, value in _entries(model, k, True):
+    for a, b, _, path, value in list_entries(model, k, True):
         product = f"weights[{path_starts(model)[k] + path} * UP] * right[{b} * UP]"
         factor = f"{_literal(value)}"
         terms[a] = f"multiply_add({factor}, {product}, {terms[a]})" if a in terms else f"{factor} * ({product})"
     return terms
 
 
-def _function(head: str, body: list[str]) -> list[str]:
+def function(head: str, body: list[str]) -> list[str]:
     return [f"static DEVICE void {head} {{", *body, "}"]
 
 
@@ -144,33 +144,33 @@ def _layer_text(model: AllegroModel, k: int) -> str:
     """Contraction<k>. Members on one channel: `left` is A_j, `right` N_k,j+1, `gradient` dE/dN_k,j."""
     components = model.harmonic_components
     dims = [components, *(total_dim(layer.irreps_in) for layer in model.layers[1:])]
-    ends = _entries(model, k, True)
+    ends = list_entries(model, k, True)
     support = {entry[0] for entry in ends}  # components where N_k,k is not zero by symmetry
     steps = []
     for j in range(k):
-        entries = _entries(model, j, False)
+        entries = list_entries(model, j, False)
         # Entries that meet a zero of N_k,k add nothing, forward or backward.
         steps.append([entry for entry in entries if j + 1 < k or entry[2] in support])
     text = [f"template <> struct Contraction<{k}> {{"]
     end_head = f"end(REAL (&result)[{dims[k]}], const REAL (&left)[M], const REAL* __restrict__ weights)"
-    text += _function(end_head, _contract(model, k, ends, dims[k], False))
+    text += function(end_head, contract(model, k, ends, dims[k], False))
     for j, entries in enumerate(steps):
         head = (
             f"step_{j}(REAL (&result)[{dims[j]}], const REAL (&left)[M], const REAL (&right)[{dims[j + 1]}], "
             "const REAL* __restrict__ weights)"
         )
-        text += _function(head, _contract(model, j, entries, dims[j], True))
+        text += function(head, contract(model, j, entries, dims[j], True))
         head = (
             f"step_backward_{j}(REAL (&left_gradient)[M], REAL (&right_gradient)[{dims[j + 1]}], "
             f"const REAL (&gradient)[{dims[j]}], const REAL (&left)[M], const REAL* __restrict__ right, "
             "const REAL* __restrict__ weights)"
         )
         right = _right_operand(model, k, j, dims[j + 1])
-        text += _function(head, _contract_backward(model, j, entries, dims[j + 1], right))
+        text += function(head, contract_backward(model, j, entries, dims[j + 1], right))
     head = (
         f"end_backward(REAL (&left_gradient)[M], const REAL (&gradient)[{dims[k]}], const REAL* __restrict__ weights)"
     )
-    text += _function(head, _end_backward(model, k, ends))
+    text += function(head, end_backward(model, k, ends))
     text += _forward_text(model, k, dims)
     text += _vector_text(model, k, dims)
     text += _backward_text(model, k, dims)
@@ -204,7 +204,7 @@ def _forward_text(model: AllegroModel, k: int, dims: list[int]) -> list[str]:
             f"step_{j}({name}, left, vector_{j + 1}, weights); }}",
             f"store_channel({_chain_place(model, k, j)}, {name});",
         ]
-    return _function(f"forward(REAL (&result)[M], const REAL (&own)[M], {_PLACES.format(chain='')})", body)
+    return function(f"forward(REAL (&result)[M], const REAL (&own)[M], {_PLACES.format(chain='')})", body)
 
 
 def _vector_text(model: AllegroModel, k: int, dims: list[int]) -> list[str]:
@@ -212,7 +212,7 @@ def _vector_text(model: AllegroModel, k: int, dims: list[int]) -> list[str]:
         body = [f"load_channel(result, {_chain_place(model, k, 0)});"]
     else:
         body = ["REAL left[M];", "load_channel(left, A);", "end(result, left, weights);"]
-    return _function(f"vector(REAL (&result)[M], {_PLACES.format(chain='const ')})", body)
+    return function(f"vector(REAL (&result)[M], {_PLACES.format(chain='const ')})", body)
 
 
 def _backward_text(model: AllegroModel, k: int, dims: list[int]) -> list[str]:
@@ -240,4 +240,4 @@ def _backward_text(model: AllegroModel, k: int, dims: list[int]) -> list[str]:
     head = "backward(REAL (&own_gradient)[M], const REAL (&gradient)[M], REAL* __restrict__ dA, " + _PLACES.format(
         chain="const "
     )
-    return _function(head + ")", body)
+    return function(head + ")", body)

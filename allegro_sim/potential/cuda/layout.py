@@ -23,6 +23,7 @@ from allegro_sim.potential.cuda.plan import (
     Plan,
     Product,
 )
+from allegro_sim.potential.cuda.scatter_track import ScatterTrack
 from allegro_sim.potential.cuda.source import assemble
 from allegro_sim.potential.cuda.tracks import Track
 from allegro_sim.potential.cuda.updates import Updates
@@ -78,7 +79,7 @@ class Layout:
         else:
             self.shapes = mlp_header.mlp_chains(self.dimensions, self.folded, _activations(model))
             rounding = mlp_header.mlp_rounding(self.shapes, mlp_header.fused_widths(self.shapes))
-            self.track = VectorTrack(model, rounding)
+            self.track = (ScatterTrack if model.scatter_features else VectorTrack)(model, rounding)
         self.fused = mlp_header.fused_widths(self.shapes)
         self.specs = {**center_header.edge_specs(), **self.track.specs}
         self.mlps = {kernel.name: kernel for kernel in mlp_header.mlp_kernels(self.dimensions, self.shapes)}

@@ -1,7 +1,7 @@
 """What a tensor track is to the rest of the potential: kernels with a part of the text, buffers, and their order.
 
-`vector_track` is that of the current generation, vectors of the centre; `direct_track` that of the legacy one, tensors
-of the edges.
+`vector_track` is that of the current generation, vectors of the centre, `scatter_track` that of its models with
+`scatter_features`, sums of the centre; `direct_track` that of the legacy generation, tensors of the edges.
 """
 
 from __future__ import annotations

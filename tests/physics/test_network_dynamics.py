@@ -1,4 +1,4 @@
-"""Molecular dynamics with a model of the legacy generation, through the whole loop: energy, and bits."""
+"""Molecular dynamics with other networks than the usual one, through the whole loop: energy, and bits."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import ase
 import ase.io
 import numpy as np
 import pytest
+from support.golden import golden_model, golden_structure
 from support.legacy import legacy_model, legacy_structure
 from support.run_jobs import digest_frames
 from support.water import run_water, write_input
@@ -20,18 +21,28 @@ from allegro_sim.parallel.comm import SerialComm
 from allegro_sim.simulation import Simulation
 
 
+@pytest.fixture(scope="module", params=["legacy", "scatter_features"])
+def network(request: pytest.FixtureRequest) -> str:
+    """Legacy: the edge itself taken out of its environment, channels mixed. Both: ordered cutoffs, and ZBL to keep
+    atoms apart."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ordered cutoffs, the edge itself taken out of its environment, channels mixed, and ZBL to keep atoms apart."""
-    path = tmp_path_factory.mktemp("model") / "legacy.h5"
-    save_model(path, legacy_model("pair_cutoffs_zbl"), {}, [])
+def model(network: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.h5"
+    loaded = legacy_model("pair_cutoffs_zbl") if network == "legacy" else golden_model("scatter_shared_weights")
+    save_model(path, loaded, {}, [])
     return path
 
 
 @pytest.fixture
-def atoms() -> ase.Atoms:
-    positions, cell, _, types = legacy_structure("pair_cutoffs_zbl", "triclinic")
-    return ase.Atoms(["HO"[t] for t in types], positions, cell=cell, pbc=True)
+def atoms(network: str) -> ase.Atoms:
+    if network == "legacy":
+        positions, cell, _, types = legacy_structure("pair_cutoffs_zbl", "triclinic")
+        return ase.Atoms(["HO"[t] for t in types], positions, cell=cell, pbc=True)
+    golden = golden_structure("scatter_shared_weights", "triclinic")
+    return ase.Atoms(["OH"[t] for t in golden.types], golden.positions, cell=golden.cell, pbc=True)
 
 
 def _run(folder: Path, model: Path, atoms: ase.Atoms, steps: int, timestep: float, every: int, **run: object):

@@ -27,6 +27,7 @@ from allegro_sim.model.description import AllegroModel
 from allegro_sim.tools.benchmark_models import MODELS, benchmark_model
 from allegro_sim.tools.roofline_legacy import legacy_works
 from allegro_sim.tools.roofline_mlps import mlp_works
+from allegro_sim.tools.roofline_scatter import scatter_backward, scatter_forward
 from allegro_sim.tools.roofline_shapes import KernelWork, Shape, Work, make_work
 
 
@@ -73,9 +74,12 @@ def kernel_works(model: AllegroModel, precision: str) -> list[KernelWork]:
         forward, backward = legacy_works(shape)
         return [*kernels, *forward, _energies(shape), *backward, _forces(shape)]
 
+    center_forward, center_backward = _center_forward, _center_backward
+    if model.scatter_features:
+        center_forward, center_backward = scatter_forward, scatter_backward
     kernels += mlp_works(shape, "embedding", forward=True)
     for k in range(shape.layers):
-        kernels.append(_center_forward(shape, k))
+        kernels.append(center_forward(shape, k))
         kernels += mlp_works(shape, f"latent_{k}", forward=True)
     kernels += [
         *mlp_works(shape, "readout", forward=True),
@@ -84,7 +88,7 @@ def kernel_works(model: AllegroModel, precision: str) -> list[KernelWork]:
     ]
     for k in reversed(range(shape.layers)):
         kernels += mlp_works(shape, f"latent_{k}", forward=False)
-        kernels.append(_center_backward(shape, k))
+        kernels.append(center_backward(shape, k))
     kernels += [*mlp_works(shape, "embedding", forward=False), _forces(shape)]
     return kernels
 

@@ -71,9 +71,9 @@ template <int LAYER, bool ROUND_SCAL> DEVICE void scatter_forward_of_center(
 // which A_{k-1} and B_{k-1} have theirs, or with layer 0 w.
 //
 // An edge reads UP + NE + MP + WARPS (M - 1) numbers and writes NE + WARPS (M - 1) (the last layer reads WARPS (M - 1)
-// less: it overwrites; layer 0 reads and writes NW more), in 4 M + 2 ENV_SLOTS multiply-adds a channel and M shuffles a
-// warp; dscal, env and the harmonics come twice. A centre reads B_LAYER, A_{LAYER-1}, B_{LAYER-1} and, but for the last
-// layer, dB_LAYER and dA_LAYER; it writes dB_{LAYER-1} and dA_{LAYER-1}.
+// less: it overwrites; layer 0 reads and writes NW more), in 4 M + ENV_SLOTS multiply-adds a channel (layer 0: 6 M +
+// ENV_SLOTS) and M shuffles a warp; dscal, env and the harmonics come twice. A centre reads B_LAYER, A_{LAYER-1},
+// B_{LAYER-1} and, but for the last layer, dB_LAYER and dA_LAYER; it writes dB_{LAYER-1} and dA_{LAYER-1}.
 //
 // denv REAL[E][NE]: by env_LAYER, rounded as operands (overwrites); dw REAL[E][NW]: the same by w, written by layer 0;
 // harmonic_gradient REAL[WARPS][E][MP], columns 1 .. M (the last layer overwrites, the others accumulate); dA

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ase.io
@@ -62,6 +62,8 @@ CASES = {
     "wide": dict(l_max=1, scalars=20, channels=8, embedding=(264, 260), latent=(264,), readout=(32,)),
     # Two warps a centre, and widths that are padded.
     "double": dict(l_max=1, scalars=12, channels=36, embedding=(16, 12), latent=(20,), readout=(), num_layers=3),
+    # Sums of tensor features, two warps a centre.
+    "scatter features": dict(l_max=1, scalars=12, channels=36, embedding=(16,), latent=(20,), readout=(), num_layers=3),
     # The legacy generation: mixing after the product and before it, of the environment, with gates, and wide.
     "mixing after": "three_layer_cutoffs",
     "mixing before": "uvvp_collected_so3",
@@ -76,10 +78,13 @@ def model_of(case: str) -> AllegroModel:
         return resized_model(options, channels=18 if case == "mixing after" else 5, scalars=20, hidden=24)
     if "two_body" in options:
         return legacy_water_model(cutoffs=np.full((2, 2), 4.0), **options)
-    return water_model(**options)
+    return replace(water_model(**options), scatter_features=case == "scatter features")
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "scatter features")) for name in CASES],
+)
 def counted(request, repository: Path) -> Counted:
     precision = "double" if request.param == "double" else "mixed"
     model = model_of(request.param)

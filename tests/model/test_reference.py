@@ -14,7 +14,7 @@ OPTIONS = {
     "deep without parity": {"l_max": 2, "num_layers": 4, "parity": False, "activation": "mish"},
     "splines, pair cutoffs, ZBL": {"spline": True, "zbl": True, "per_pair_cutoffs": True, "num_types": 3},
     "one weight for all degrees": {"individual_irreps": False, "num_layers": 1, "activation": "gelu"},
-    "sums of tensor features": {"scatter_features": True, "num_layers": 3},
+    "sums of tensor features": {"scatter_features": True, "l_max": 1, "num_tensor_features": 3},
     "scalars only, linear": {"l_max": 0, "activation": "identity", "hidden_depth": 2},
     "high degree": {"l_max": 5, "num_layers": 1, "activation": "ssp", "cutoff_exponent": 8.0},
 }

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from support import scatter_stages
 from support.mixed_reference import LEAST_WIDTH, radial_basis, round_to_tf32, truncate_to_tf32
 
 from allegro_sim.model import reference_geometry as geometry
@@ -45,8 +46,8 @@ Call = Callable[[], Any]
 
 
 def covers(model: AllegroModel) -> bool:
-    """Whether there are stages here for a model: those of the current generation, without `scatter_features`."""
-    return not (model.is_legacy or model.scatter_features)
+    """Whether there are stages here for a model: those of the current generation."""
+    return not model.is_legacy
 
 
 def bound_of(name: str, precision: str) -> float:
@@ -153,6 +154,8 @@ class _Chunk:
         if stage.startswith("center_") and stage != "center_energies":
             method = getattr(self, f"_center_{stage.split('_')[1]}")
             return method(int(direction))
+        if name.startswith("scatter_"):
+            return getattr(scatter_stages, name)(self, int(direction))
         if name.startswith("latent_"):
             return getattr(self, f"_latent_{direction}")(int(name.split("_")[1]))
         return getattr(self, f"_{stage}")()

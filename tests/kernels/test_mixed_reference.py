@@ -76,9 +76,11 @@ def test_truncation_never_grows_a_number_and_rounding_halves_its_largest_error()
         {"spline": True, "individual_irreps": False},
         {"l_max": 0, "num_layers": 1, "hidden_depth": 0},
         {"activation": "identity"},
+        {"scatter_features": True, "num_layers": 3},
+        {"scatter_features": True, "num_layers": 1, "individual_irreps": False},
         {"hidden_depth": 2, "hidden_width": 24, "num_scalar_features": 20, "num_tensor_features": 16},
     ],
-    ids=["plain", "deep", "spline", "linear", "identity", "wide"],
+    ids=["plain", "deep", "spline", "linear", "identity", "sums", "sums of one layer", "wide"],
 )
 def test_without_rounding_it_is_the_reference(options):
     model = random_model(1, **options)

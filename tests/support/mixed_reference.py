@@ -23,9 +23,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from support.mixed_tracks import ScatterTrack, VectorTrack
 
 from allegro_sim.model import reference_geometry as geometry
-from allegro_sim.model import reference_identity as identity
 from allegro_sim.model import reference_layers as stages
 from allegro_sim.model import reference_pairs as pairs
 from allegro_sim.model.description import AllegroModel, BesselEmbedding, SplineEmbedding
@@ -252,32 +252,16 @@ class _Evaluation:
     def _forward(self, basis: np.ndarray) -> np.ndarray:
         """e_z (Z,), float64."""
         model, scalars = self._model, self._model.num_scalar_features
-        norms = model.environment_norms[self._types]
         slots = model.environment_weight_irreps
         features = self._embedding.forward(basis, self._pairs)
         ends = np.cumsum([scalars, model.num_tensor_features * slots])
         first, environment, tensor = np.split(features, ends, axis=1)
-        self._tensor_weights = self._channels(tensor, model.tensor_weight_irreps)
-        all_scalars, self._environment_weights, self._environments, self._vectors_of_centers = [first], [], [], []
+        weights = self._channels(tensor, model.tensor_weight_irreps)
+        kind = ScatterTrack if model.scatter_features else VectorTrack
+        self._track = kind(model, self._types, self._centers, self._harmonics, weights, self._cast)
+        all_scalars = [first]
         for k in range(model.num_layers):
-            self._environment_weights.append(self._channels(environment, slots))
-            terms = stages.weighted_harmonics_forward(
-                self._environment_weights[k], self._harmonics, model.repeated_harmonics
-            )
-            self._environments.append(self._cast(stages.environment_forward(terms, self._centers, norms)))
-            vector, partial = identity.center_vector_forward(
-                model.layers[: k + 1], self._environments, model.l_max, model.repeated_harmonics
-            )
-            self._vectors_of_centers.append((self._cast(vector), partial))
-            invariants = self._cast(
-                identity.invariants_forward(
-                    self._tensor_weights,
-                    self._harmonics,
-                    self._vectors_of_centers[k][0],
-                    self._centers,
-                    model.repeated_harmonics,
-                )
-            )
+            invariants = self._track.forward(k, self._channels(environment, slots))
             latent = self._latents[k].forward(np.concatenate([*all_scalars, invariants], axis=1))
             all_scalars.append(latent[:, :scalars])
             environment = latent[:, scalars:]
@@ -286,43 +270,18 @@ class _Evaluation:
 
     def _backward(self, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """dE/dY (Z, M) and dE/dx (Z,), float64, from dE/de_z (Z,)."""
-        model, layers, scalars = self._model, self._model.layers, self._model.num_scalar_features
-        norms = model.environment_norms[self._types]
+        model, scalars, num_edges = self._model, self._model.num_scalar_features, len(self._centers)
         seeds = self._cast(factors[:, None] * self._energy_weights)
         grad_scalars = np.split(self._readout.backward(seeds), model.num_layers + 1, axis=1)
-        grad_harmonics = np.zeros(self._harmonics.shape)
-        grad_tensor_weights = np.zeros(self._tensor_weights.shape, self._dtype)
-        grad_environments = [np.zeros(values.shape) for values in self._environments]
-        grad_environment = np.zeros((len(self._centers), 0), self._dtype)  # the last layer makes none
+        grad_environment = np.zeros((num_edges, 0), self._dtype)  # the last layer makes none
         for k in range(model.num_layers - 1, -1, -1):
             gradient = np.concatenate([grad_scalars[k + 1], grad_environment], axis=1)
             gradient = self._latents[k].backward(gradient)
             *into_scalars, grad_invariants = np.split(gradient, np.arange(1, k + 2) * scalars, axis=1)
             for index, grad in enumerate(into_scalars):
                 grad_scalars[index] = grad_scalars[index] + grad
-
-            vector, partial = self._vectors_of_centers[k]
-            grad_weights, grad, grad_vector = identity.invariants_backward(
-                grad_invariants, self._tensor_weights, self._harmonics, vector, self._centers, model.repeated_harmonics
-            )
-            grad_tensor_weights = self._cast(grad_tensor_weights + grad_weights)
-            grad_harmonics += grad
-            into_environments = identity.center_vector_backward(
-                grad_vector,
-                layers[: k + 1],
-                self._environments[: k + 1],
-                partial,
-                model.l_max,
-                model.repeated_harmonics,
-            )
-            for index, grad in enumerate(into_environments):
-                grad_environments[index] = grad_environments[index] + grad
-            grad_terms = stages.environment_backward(grad_environments[k], self._centers, norms)
-            grad_weights, grad = stages.weighted_harmonics_backward(
-                grad_terms, self._environment_weights[k], self._harmonics, model.repeated_harmonics
-            )
-            grad_environment = self._cast(grad_weights).reshape(len(self._centers), -1)
-            grad_harmonics += grad
-        into_tensor_weights = grad_tensor_weights.reshape(len(self._centers), -1)
+            grad_environment = self._track.backward(k, grad_invariants).reshape(num_edges, -1)
+        into_tensor_weights = self._track.grad_weights.reshape(num_edges, -1)
         gradient = np.concatenate([grad_scalars[0], grad_environment, into_tensor_weights], axis=1)
-        return grad_harmonics, self._embedding.backward(gradient, self._basis_slopes, self._pairs)
+        by_x = self._embedding.backward(gradient, self._basis_slopes, self._pairs)
+        return self._track.grad_harmonics, by_x

@@ -30,6 +30,7 @@ from allegro_sim.kernels.numba_cuda.compilation import flat_arguments
 from allegro_sim.potential.cuda.device import Device
 from allegro_sim.potential.cuda.plan import Product
 from allegro_sim.potential.cuda.potential import CudaPotential
+from allegro_sim.potential.cuda.products import WORKSPACES, load_cublas
 
 pytestmark = pytest.mark.simulator
 
@@ -279,6 +280,37 @@ def test_nccls_calls_are_cupys():
             ["sendbuf", "count", "datatype", "peer", "stream"],
             ["recvbuf", "count", "datatype", "peer", "stream"],
         )
+
+
+def test_cublas_itself_takes_these_calls():
+    """The library needs no GPU to find that a handle is none, after it has taken all arguments."""
+    pytest.importorskip("cuda.pathfinder")
+    library = load_cublas()
+    not_initialized, one = 1, np.ones(1, np.float32)
+    assert library.cublasSetStream_v2(None, 2**40) == not_initialized
+    assert library.cublasSetWorkspace_v2(None, 2**40, WORKSPACES[0]) == not_initialized
+    multiply = [
+        None,
+        0,
+        0,
+        64,
+        64,
+        64,
+        one.ctypes.data,
+        2**40,
+        0,
+        64,
+        2**40,
+        0,
+        64,
+        one.ctypes.data,
+        2**40,
+        0,
+        64,
+        77,
+        -1,
+    ]
+    assert library.cublasGemmEx(*multiply) == not_initialized
 
 
 REAL_NUMBA = """

@@ -429,7 +429,6 @@ def load_executor(monkeypatch: pytest.MonkeyPatch) -> Any:
             memsetAsync=memsetAsync,
             getDevice=getDevice,
             CUDARuntimeError=CUDARuntimeError,
-            runtimeGetVersion=lambda: 13000,
             streamCaptureModeThreadLocal=CAPTURE_THREAD_LOCAL,
         ),
         function=SimpleNamespace(Module=Module),
@@ -446,7 +445,7 @@ def load_executor(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.delitem(sys.modules, EXECUTOR, raising=False)
     module = importlib.import_module(EXECUTOR)
     monkeypatch.setattr(module, "load_or_compile", lambda source, capability: source.encode())
-    monkeypatch.setattr(module, "load_cublas", lambda cuda_major: cublas)
+    monkeypatch.setattr(module, "load_cublas", lambda: cublas)
     monkeypatch.setattr(module, "load_or_compile_numba", lambda name, capability: NUMBA + name.encode())
     del sys.modules[EXECUTOR]  # who imports it next gets CuPy's again, or the error that there is none
     return module

@@ -102,9 +102,8 @@ class CudaExecutor:
 
     def _make_products(self, layout: Layout) -> None:
         self._workspace = self.allocate(max(WORKSPACES), np.dtype(np.uint8))
-        library = load_cublas(cupy.cuda.runtime.runtimeGetVersion() // 1000)
         place = self._workspace.data.ptr
-        self._products = Products(library, self.stream.ptr, place, layout.real, layout.precision)
+        self._products = Products(load_cublas(), self.stream.ptr, place, layout.real, layout.precision)
 
     def choose_workspace(self, shape: Shape, nbytes: int) -> None:
         """Of cuBLAS, for the products of this shape that are bound from now on."""

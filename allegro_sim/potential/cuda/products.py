@@ -9,7 +9,6 @@ some products among multiprocessors, and sums those rows in another order than t
 from __future__ import annotations
 
 import ctypes
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,12 +31,13 @@ _REAL_TYPES = {4: 0, 8: 1}  # bytes -> CUDA_R_32F, CUDA_R_64F
 _COMPUTE_32F, _COMPUTE_64F, _COMPUTE_FAST_TF32 = 68, 70, 77
 
 
-def load_cublas(cuda_major: int) -> Any:
-    """The library that CuPy was linked with. Raises DeviceError."""
+def load_cublas() -> Any:
+    """The library, from wherever it was installed: found as CuPy finds it. Raises DeviceError."""
     try:
-        importlib.import_module("cupy.cuda.cublas")  # loads it, from wherever it was installed
-        library = ctypes.CDLL(f"libcublas.so.{cuda_major}")
-    except (ImportError, OSError) as error:
+        from cuda import pathfinder
+
+        library = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
+    except (ImportError, OSError, RuntimeError) as error:
         raise DeviceError(
             f"cuBLAS cannot be loaded ({error}), which makes the products of so wide a model; install the extra for "
             'your driver: pip install "allegro-sim[cuda13]", or [cuda12]'

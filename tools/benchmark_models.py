@@ -13,10 +13,12 @@ Speed and memory depend on a model's shape, not on what it has learnt, so all bu
               4.5 Å
     many_types    the shape of Allegro-OAM-L: 89 types, l_max 3, 4 layers, 256 scalars, 64 channels, MLPs 2 x 1,024,
               cutoff 7 Å
+    scatter   degree3 with `scatter_features`: compiled alone, to see what its kernels use; not one of MODELS
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +68,7 @@ REPLICATES = {
 
 
 def benchmark_model(name: str) -> AllegroModel:
-    """One of MODELS.
+    """One of MODELS, or "scatter".
 
     Raises
     ------
@@ -78,6 +80,8 @@ def benchmark_model(name: str) -> AllegroModel:
         return water_model(l_max=2, scalars=128, channels=64, embedding=(128,), latent=(128,), readout=(128,))
     if name == "degree3":
         return water_model(l_max=3, scalars=64, channels=64, embedding=(64,), latent=(64,), readout=(64,))
+    if name == "scatter":
+        return replace(benchmark_model("degree3"), scatter_features=True)
     if name == "sc23":
         return water_model(
             l_max=2,

@@ -41,13 +41,13 @@ NUMBA, SYSTEM = "numba", "system"
 """The table's names for Numba's kernels, and for the module of lists and sums: they depend on no model."""
 
 MODULES = (
-    *(f"{name}-{precision}" for name in ("medium", "degree3", "legacy") for precision in PRECISIONS),
+    *(f"{name}-{precision}" for name in ("medium", "degree3", "scatter", "legacy") for precision in PRECISIONS),
     *(f"{name}-mixed" for name in ("sc23", "sc23_legacy", "many_types")),
     SYSTEM,
     NUMBA,
 )
-"""Those of bench/resources.json, MODEL-PRECISION: (l_max, U, width) = (2, 64, 128) and (3, 64, 64), the legacy
-generation, and wide ones."""
+"""Those of bench/resources.json, MODEL-PRECISION: (l_max, U, width) = (2, 64, 128) and (3, 64, 64), the latter with
+`scatter_features`, too, the legacy generation, and wide ones."""
 
 _PTXAS = re.compile(
     r"Compiling entry function '(?P<name>\w+)'.*?"
@@ -214,7 +214,7 @@ def table_text(table: dict[str, dict[str, dict[str, Resources]]], version: str) 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path, help="folder for cubins and resources.json (made)")
-    known = [f"{name}-{precision}" for name in BENCHMARK_MODELS for precision in PRECISIONS]
+    known = [f"{name}-{precision}" for name in (*BENCHMARK_MODELS, "scatter") for precision in PRECISIONS]
     known += [SYSTEM, NUMBA]
     parser.add_argument("--modules", nargs="+", choices=known, default=list(MODULES), metavar="MODEL-PRECISION")
     parser.add_argument("--architectures", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))

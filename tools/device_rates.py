@@ -4,6 +4,7 @@ is a guess: where nothing was measured, it says so."""
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,8 +69,9 @@ def gpu_bounds(model: AllegroModel, precision: str, edges_per_atom: float) -> li
     return [(gpu, floor(works, gpu, precision, edges_per_atom)) for gpu in GPUS]
 
 
-def measured_gpus(precision: str, folder: Path = RECORDS) -> Iterator[GpuRate]:
-    """The fastest measurement of each GPU's record (bench/results/README.md) in this precision; none without records.
+def measured_gpus(precision: str, multiply_adds: int, folder: Path = RECORDS) -> Iterator[GpuRate]:
+    """Of each GPU's record (bench/results/README.md) in this precision the fastest measurement of the model that is
+    nearest to one of so many multiply-adds an edge: wide models keep a GPU busier. None without records.
 
     Raises OutputError for a record that cannot be read.
     """
@@ -81,10 +83,11 @@ def measured_gpus(precision: str, folder: Path = RECORDS) -> Iterator[GpuRate]:
                 parts = key.split("/")
                 if len(parts) == 4 and parts[0] == "speed" and parts[2] == precision and "error" not in result:
                     edges = int(parts[3]) * EDGES_PER_CENTER[parts[1]]
-                    work = edges * fold_model(benchmark_model(parts[1])).multiply_adds[1]
-                    rates.append((work / statistics.median(result["evaluation_seconds"]), key))
+                    own = fold_model(benchmark_model(parts[1])).multiply_adds[1]
+                    distance = abs(math.log(own / multiply_adds))
+                    rates.append((-distance, edges * own / statistics.median(result["evaluation_seconds"]), key))
             if rates:
-                fastest, key = max(rates)
+                _, fastest, key = max(rates)
                 yield GpuRate(str(record["gpu"]), f"{path.name}, {key}", precision, fastest)
         except (KeyError, TypeError, ValueError, OSError, ModelFileError) as error:
             raise OutputError(f"{path}: is not a record of measurements: {error!r}") from None

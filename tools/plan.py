@@ -8,6 +8,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from allegro_sim.model.description import AllegroModel
 from allegro_sim.neighbors import NeighborList
 from allegro_sim.output.screen import Screen
 from allegro_sim.potential.cpu import CpuPotential
-from allegro_sim.potential.cuda.engine import BUFFER_BYTES, MIN_ROWS
+from allegro_sim.potential.cuda.engine import BUFFER_BYTES, MEMORY_SHARE, MIN_ROWS
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import system_buffers
 from allegro_sim.potential.folding import fold_model
@@ -167,7 +168,7 @@ def _gpu_facts(args: argparse.Namespace, system: System, precision: str, ranks: 
         raise DeviceError(f"{system.settings.model.file}: cannot run on a GPU: {error}") from None
     constants = float(sum(array.nbytes for array in layout.constants.values()))
 
-    def device_bytes(load: RankLoad) -> float:
+    def device_bytes(load: RankLoad, memory: float = np.inf) -> float:
         atoms = system_buffers(
             rows=int(load.owned + load.ghosts),
             owned=int(load.owned),
@@ -176,17 +177,19 @@ def _gpu_facts(args: argparse.Namespace, system: System, precision: str, ranks: 
             atom_virials=False,
         )
         edge = layout.bytes_per_edge + layout.bytes_per_center / 4
-        chunk = min(float(BUFFER_BYTES), max(load.edges, MIN_ROWS) * edge)
+        chunk = min(float(BUFFER_BYTES), memory / MEMORY_SHARE, max(load.edges, MIN_ROWS) * edge)
         return sum(buffer.nbytes for buffer in atoms.values()) + chunk + constants
 
     host = _resident_bytes() + system.load.array_bytes
     yield (
         "memory",
         f"{device_bytes(system.load) / 2**20:.0f} MiB on the device: atoms, ghosts, neighbours and the buffers of a "
-        f"chunk (at most {BUFFER_BYTES / 2**20:.0f} MiB); {host / 2**20:.0f} MiB on the host",
+        f"chunk (at most {BUFFER_BYTES / 2**20:.0f} MiB and 1/{MEMORY_SHARE} of the GPU's memory); "
+        f"{host / 2**20:.0f} MiB on the host",
     )
-    work = system.load.edges * fold_model(model).multiply_adds[1]
-    measured = list(measured_gpus(precision))
+    multiply_adds = fold_model(model).multiply_adds[1]
+    work = system.load.edges * multiply_adds
+    measured = list(measured_gpus(precision, multiply_adds))
     for rate in measured:
         seconds = work / rate.multiply_adds_per_second
         yield (
@@ -203,11 +206,13 @@ def _gpu_facts(args: argparse.Namespace, system: System, precision: str, ranks: 
         )
     if args.memory_GiB is not None:
         share = f"{args.memory_GiB:g} GiB a GPU"
-        yield "largest", _largest(system, ranks, device_bytes, args.memory_GiB * 2.0**30, share)
+        memory = args.memory_GiB * 2.0**30
+        yield "largest", _largest(system, ranks, partial(device_bytes, memory=memory), memory, share)
         return
     for name, memory in GPU_MEMORY.items():
         share = f"{100 * USABLE_MEMORY:.0f} % of {memory / 1e9:.0f} GB a GPU"
-        yield f"largest, {name}", _largest(system, ranks, device_bytes, USABLE_MEMORY * memory, share)
+        needed = partial(device_bytes, memory=memory)
+        yield f"largest, {name}", _largest(system, ranks, needed, USABLE_MEMORY * memory, share)
 
 
 # -------------------------------------------------------------------------------------------------------- both of them

@@ -134,6 +134,7 @@ def test_a_record_of_a_gpu_gives_a_speed(
 ) -> None:
     """A record that says: the bundled model's 192 atoms in 1 ms, which are the 192 atoms of the input."""
     results = {
+        "speed/medium/mixed/192": {"evaluation_seconds": [1e-6]},
         "speed/bundled/mixed/192": {"evaluation_seconds": [1e-3, 1.1e-3, 0.9e-3]},
         "speed/bundled/mixed/3072": {"error": "out of memory"},
         "speed/bundled/double/192": {"evaluation_seconds": [1e-5]},
@@ -149,13 +150,13 @@ def test_a_record_of_a_gpu_gives_a_speed(
 
 def test_records_in_the_tree_can_be_read() -> None:
     for precision in ("double", "single", "mixed"):
-        assert all(rate.multiply_adds_per_second > 0.0 for rate in measured_gpus(precision, RECORDS))
+        assert all(rate.multiply_adds_per_second > 0.0 for rate in measured_gpus(precision, 10_000, RECORDS))
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "2026-01-01-gpu-t.json").write_text("{}")
     with pytest.raises(OutputError, match=r"2026-01-01-gpu-t\.json"):
-        list(measured_gpus("mixed", tmp_path))
+        list(measured_gpus("mixed", 10_000, tmp_path))
 
 
 def test_a_system_too_large_to_count_is_planned_from_its_density(

@@ -16,9 +16,9 @@ from allegro_sim.potential.cuda.plan import Buffer, Plan, system_buffers
 from allegro_sim.potential.cuda.probe import product_blocks
 from allegro_sim.potential.cuda.products import Shape
 
-BUFFER_BYTES = 2**33
-"""Default size of the buffers of a chunk; a sixteenth of the device's memory where that is less. With a thousand
-megabytes a chunk of a narrow model had too few centres to fill an H200 (8 % of its warps)."""
+BUFFER_BYTES, MEMORY_SHARE = 2**33, 16
+"""Default size of the buffers of a chunk; a sixteenth of the device's memory where that is less. With a
+thousand megabytes a chunk of a narrow model had too few centres to fill an H200 (8 % of its warps)."""
 
 MAX_ROWS = 2**20
 MIN_ROWS = 1024
@@ -107,7 +107,7 @@ class Engine:
     ) -> None:
         self.layout, self.executor = layout, executor
         if buffer_bytes is None:
-            buffer_bytes = min(BUFFER_BYTES, executor.device.total_bytes // 16)
+            buffer_bytes = min(BUFFER_BYTES, executor.device.total_bytes // MEMORY_SHARE)
         fitting = buffer_bytes // (layout.bytes_per_edge + layout.bytes_per_center // 4)
         self.blocks, self.keeps_bits = Blocks(), True
         self.max_rows = self.blocks.whole(max_rows or max(MIN_ROWS, min(fitting, MAX_ROWS)))
@@ -134,9 +134,19 @@ class Engine:
                 "memory that other programs hold"
             ) from None
         if not self.layout.fused:
-            self.blocks, self.keeps_bits = product_blocks(self.layout, self.executor)
-            self.max_rows = self.blocks.whole(self.max_rows)
+            self._probe()
         self._prepared = True
+
+    def _probe(self) -> None:
+        try:
+            self.blocks, self.keeps_bits = product_blocks(self.layout, self.executor)
+        except OutOfDeviceMemory as error:
+            raise DeviceError(
+                f"{self.executor.device} is out of memory: to try the products of so wide a model takes "
+                f"{error.needed / 2**20:.1f} MiB at a time. Free memory that other programs hold"
+            ) from None
+        self.executor.release()  # what the trials held
+        self.max_rows = self.blocks.whole(self.max_rows)
 
     def bind(self, system: Mapping[str, Any], owned: int) -> None:
         """Take the arrays of a system with a new neighbour list, and make the chunk table: the host waits for counts.

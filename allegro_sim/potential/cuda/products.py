@@ -38,8 +38,9 @@ def load_cublas() -> Any:
 
         library = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
     except (ImportError, OSError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
         raise DeviceError(
-            f"cuBLAS cannot be loaded ({error}), which makes the products of so wide a model; install the extra for "
+            f"cuBLAS cannot be loaded ({reason}), which makes the products of so wide a model; install the extra for "
             'your driver: pip install "allegro-sim[cuda13]", or [cuda12]'
         ) from None
     pointer, number = ctypes.c_void_p, ctypes.c_int

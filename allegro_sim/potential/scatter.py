@@ -12,6 +12,7 @@ from allegro_sim.kernels.cpu.simd import pad
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.model.irreps import total_dim
 from allegro_sim.potential.contractions import contraction_lists
+from allegro_sim.potential.vectors import places_of_features
 
 
 class ScatterPlan:
@@ -55,22 +56,5 @@ class ScatterPlan:
         self, place: Callable[[str], np.ndarray], slots: tuple[np.ndarray, ...], columns: tuple[np.ndarray, ...]
     ) -> ScatterTrack:
         """The constants; place: a buffer's place and elements a row, by name; slots, columns: of env, and of w."""
-        layers = range(self.model.num_layers)
-        return ScatterTrack(
-            channels=self.channels,
-            environment_slots=slots[0],
-            tensor_slots=slots[1],
-            environment_columns=columns[0],
-            tensor_columns=columns[1],
-            environment_buffers=np.array([place(f"environment {k}") for k in layers]),
-            environment_gradient=place("environment gradient"),
-            tensor_weights=place("tensor weights"),
-            tensor_weight_gradient=place("tensor weights gradient"),
-            inner_buffers=np.array([place(f"inner {k}") for k in layers]),
-            weighted_gradient=place("weighted gradient"),
-            invariants=place("invariants"),
-            invariant_gradient=place("invariants gradient"),
-            harmonic_gradient=place("harmonics gradient"),
-            **self._lists,
-            **self._places,
-        )
+        features = places_of_features(place, slots, columns, self.model.num_layers)
+        return ScatterTrack(channels=self.channels, **features, **self._lists, **self._places)

@@ -65,22 +65,29 @@ class VectorPlan:
         self, place: Callable[[str], np.ndarray], slots: tuple[np.ndarray, ...], columns: tuple[np.ndarray, ...]
     ) -> TensorTrack:
         """The constants; place: a buffer's place and elements a row, by name; slots, columns: of env, and of w."""
-        layers = range(self.model.num_layers)
-        return TensorTrack(
-            channels=self.channels,
-            environment_slots=slots[0],
-            tensor_slots=slots[1],
-            environment_columns=columns[0],
-            tensor_columns=columns[1],
-            environment_buffers=np.array([place(f"environment {k}") for k in layers]),
-            environment_gradient=place("environment gradient"),
-            tensor_weights=place("tensor weights"),
-            tensor_weight_gradient=place("tensor weights gradient"),
-            inner_buffers=np.array([place(f"inner {k}") for k in layers]),
-            weighted_gradient=place("weighted gradient"),
-            invariants=place("invariants"),
-            invariant_gradient=place("invariants gradient"),
-            harmonic_gradient=place("harmonics gradient"),
-            **self._lists,
-            **self._centers,
-        )
+        features = places_of_features(place, slots, columns, self.model.num_layers)
+        return TensorTrack(channels=self.channels, **features, **self._lists, **self._centers)
+
+
+def places_of_features(
+    place: Callable[[str], np.ndarray],
+    slots: tuple[np.ndarray, ...],
+    columns: tuple[np.ndarray, ...],
+    num_layers: int,
+) -> dict[str, Any]:
+    """Where a track by vectors finds the edges' features; arguments as of `VectorPlan.bind`."""
+    return {
+        "environment_slots": slots[0],
+        "tensor_slots": slots[1],
+        "environment_columns": columns[0],
+        "tensor_columns": columns[1],
+        "environment_buffers": np.array([place(f"environment {k}") for k in range(num_layers)]),
+        "environment_gradient": place("environment gradient"),
+        "tensor_weights": place("tensor weights"),
+        "tensor_weight_gradient": place("tensor weights gradient"),
+        "inner_buffers": np.array([place(f"inner {k}") for k in range(num_layers)]),
+        "weighted_gradient": place("weighted gradient"),
+        "invariants": place("invariants"),
+        "invariant_gradient": place("invariants gradient"),
+        "harmonic_gradient": place("harmonics gradient"),
+    }

@@ -17,8 +17,8 @@ from allegro_sim.potential.cuda.probe import product_blocks
 from allegro_sim.potential.cuda.products import Shape
 
 BUFFER_BYTES, MEMORY_SHARE = 2**33, 16
-"""Default size of the buffers of a chunk; a sixteenth of the device's memory where that is less. With a
-thousand megabytes a chunk of a narrow model had too few centres to fill an H200 (8 % of its warps)."""
+"""Default size of the buffers of a chunk; a sixteenth of the device's memory where that is less. Too few centres do not
+fill a GPU: with 2^30 an H200 evaluated the medium model at 1.23 million atom-steps/s, with this at 1.56."""
 
 MAX_ROWS = 2**20
 MIN_ROWS = 1024

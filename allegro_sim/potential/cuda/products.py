@@ -2,8 +2,8 @@
 
 CuPy has cuBLAS's products too, but refuses them while a stream is captured, and has no call that sets the workspace.
 Both matter here. With a workspace that it owns a product allocates nothing and can be part of a CUDA graph. And the
-workspace decides whether an edge's numbers keep their bits: given 32 MiB, cuBLAS 13 on an H200 shares the last tiles of
-some products among multiprocessors, and sums those rows in another order than the rest.
+workspace decides whether an edge's numbers keep their bits: with its own, cuBLAS 13.1 on an H200 gave some rows of some
+products other bits than the rest, with none it did not (bench/results/2026-11-27-gpu-nvidia-h200-cublas.log).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which rows and which workspace cuBLAS may be given, so that an edge's numbers keep their bits. Tried, not believed.
 
-cuBLAS chooses a kernel, and so the order of a sum, by the sizes of a product and by the workspace it has. So every shape
-gets the largest workspace with which all rows, and all numbers of rows, give the same bits, which costs speed where it
-must be small; and where none does, fewer numbers of rows.
+cuBLAS chooses a kernel, and so the order of a sum, by the sizes of a product and by the workspace it has. So every
+shape gets the largest workspace with which all rows, and all numbers of rows, give the same bits, which costs speed
+where it must be small; and where none does, fewer numbers of rows.
 """
 
 from __future__ import annotations

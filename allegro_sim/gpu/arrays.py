@@ -1,4 +1,4 @@
-"""Arrays on the device: made, or copied from the host, with one clear message where there is no room."""
+"""Arrays on the device: made, copied from the host, or kept to be written over; one clear message where memory ends."""
 
 from __future__ import annotations
 
@@ -34,3 +34,31 @@ def to_device(executor: Executor, values: np.ndarray, what: str) -> Any:
     array = new_array(executor, values.shape, values.dtype, what)
     executor.upload(array, values)
     return array
+
+
+class Scratch:
+    """Arrays by name that a new neighbour list writes over: the same ones each time, until they must grow.
+
+    So they are not allocated and cleared again, and launches that were prepared for them stay good. Only small ones are
+    kept: of a large system the memory is free for others between two lists.
+    """
+
+    KEPT_BYTES = 2**26
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._arrays: dict[str, Any] = {}
+
+    def get(self, name: str, rows: int, dtype: Any, *widths: int) -> Any:
+        """An array of at least so many rows; what is in it is undefined. Raises DeviceError."""
+        array = self._arrays.get(name)
+        if array is not None and len(array) >= rows:
+            return array
+        self._arrays.pop(name, None)
+        array = None  # its memory may be what the new one needs
+        room = rows + rows // 8 + 64
+        small = room * int(np.prod(widths)) * np.dtype(dtype).itemsize <= self.KEPT_BYTES
+        array = new_array(self._executor, (room if small else rows, *widths), dtype, f"a list of {rows} rows")
+        if small:
+            self._arrays[name] = array
+        return array

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from allegro_sim.gpu.arrays import new_array
+from allegro_sim.gpu.arrays import Scratch, new_array
 from allegro_sim.potential.cuda.engine import Executor
 from allegro_sim.system import System
 
@@ -26,7 +26,6 @@ _OWNED: dict[str, tuple[tuple[int, ...], Any]] = {
     "built": ((3,), np.float64),
     "heat": ((), np.int64),
 }
-_MIGRATING = ("ids", "types", "positions", "velocities", "images")
 
 
 class DeviceAtoms:
@@ -42,13 +41,15 @@ class DeviceAtoms:
     built : float64 (O, 3), positions at which the neighbour list was built
     heat : int64 (O,), what the bath has given, 2^-44 eV; of a row and not of an atom: only the sum of all rows counts
     num_owned, num_ghosts : int
+    scratch : Scratch, for a new neighbour list
     """
 
     def __init__(self, executor: Executor) -> None:
-        self.executor = executor
+        self.executor, self.scratch = executor, Scratch(executor)
         self.num_owned = 0
         self.num_ghosts = 0
         self._arrays = {name: self._allocate(name, shape, dtype, 1) for name, (shape, dtype) in self._all().items()}
+        self._views: dict[str, tuple[Any, Any]] = {}
 
     @staticmethod
     def _all() -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -83,8 +84,13 @@ class DeviceAtoms:
         return self._arrays[name][: self.num_local]
 
     def bits(self, name: str) -> Any:
-        """An array of float64 as int64, all rows."""
-        return self._arrays[name].view(np.int64)
+        """An array of float64 as int64, all rows; the same object as long as the array is."""
+        array = self._arrays[name]
+        of, view = self._views.get(name, (None, None))
+        if of is not array:
+            view = array.view(np.int64)
+            self._views[name] = array, view
+        return view
 
     def reserve(self, rows: int, owned: int) -> None:
         """Grow to at least so many rows, with room to spare; what is there is kept."""
@@ -126,10 +132,3 @@ class DeviceAtoms:
             rows = self.local(name) if name in _LOCAL else self.owned(name)
             if len(rows):
                 getattr(system, name)[: len(rows)] = self.executor.download(rows)
-
-    def sort(self, order: Any) -> None:
-        """Put the owned atoms in another order; order: int (owned,), on the device. Ghosts must be gone."""
-        with self.executor.working():
-            for name in _MIGRATING:
-                rows = self.owned(name)
-                rows[...] = rows[order]

@@ -16,6 +16,7 @@ import numpy as np
 from allegro_sim.errors import StructureError
 from allegro_sim.gpu.arrays import new_array, to_device
 from allegro_sim.gpu.atoms import DeviceAtoms
+from allegro_sim.gpu.sorting import sort_keys
 from allegro_sim.gpu.transport import Transport
 from allegro_sim.kernels.numba_cuda.halo_limits import CURVE_BITS, MOST_SHIFTS
 from allegro_sim.parallel.decomposition import NO_EXTREMES, Decomposition
@@ -62,8 +63,11 @@ class DeviceBricks:
         self._own_images = 0
         self._sent = np.zeros(self._comm.size, np.int64)
         self._received = np.zeros(self._comm.size, np.int64)
-        # Rows that own images are copies of, in an array that stays until it must grow, and how many there are.
-        self._image_rows, self._num_images = self._new((0,), np.int32), self._device(np.zeros(1, np.int32))
+        # Rows that ghosts are copies of, first those of own images, in an array that stays until it must grow; and how
+        # many own images there are. Of each ghost of an owned atom the rank that gets it, and its shift there.
+        self._rows, self._num_images = self._new((0,), np.int32), self._device(np.zeros(1, np.int32))
+        self._peers, self._shifts = self._rows, self._rows
+        self._extremes = self._device(np.zeros(9, np.int64))
         self._copied: tuple[Any, ...] = ()
         self.copies: tuple[Callable[[], None], ...] = ()
         self._update: list[Callable[[], None]] = []
@@ -83,11 +87,8 @@ class DeviceBricks:
         """Every atom to the rank of its brick, in the order of space, and all ghosts anew (collective)."""
         self.atoms.num_ghosts = 0
         self._fit()
-        codes = self._migrate()
-        if self.atoms.num_owned:
-            with self._executor.working():
-                order = self._executor.arrays.argsort(codes)
-            self.atoms.sort(order)
+        self._migrate()
+        self._sort()
         self._make_ghosts()
         self._prepare_exchanges()
 
@@ -106,9 +107,11 @@ class DeviceBricks:
     def _fit(self) -> None:
         """Bounds of the bricks, and what kernels need of them."""
         decomposition, cell = self.decomposition, self.decomposition.cell
-        extremes = self._new((9,), np.int64)
-        self._run("extremes", self.atoms.num_owned, extremes, self.atoms.positions, self._inverse, self._owned())
-        decomposition.fit(ordered_numbers(self._executor.download(extremes)))
+        with self._executor.working():
+            self._extremes[...] = 0
+        self._run("extremes", self.atoms.num_owned, self._extremes, self.atoms.positions, self._inverse, self._owned())
+        if not decomposition.fit(ordered_numbers(self._executor.download(self._extremes))):
+            return
         assert decomposition.grid is not None
         place = (decomposition.upper - decomposition.lower) * cell.heights
         step = max(0.5 * decomposition.reach, float(place.max()) / (2**CURVE_BITS - 1))
@@ -121,36 +124,47 @@ class DeviceBricks:
         self._executor.upload(self._frame, np.stack(frame))
         lattice = [cell.pbc.astype(np.int32), decomposition.grid, decomposition.coordinates]
         self._executor.upload(self._lattice, np.stack(lattice).astype(np.int32))
+        self._check_layers()
 
-    def _migrate(self) -> Any:
-        """Atoms to their ranks; returns their places on the space-filling curve, int64 (owned,)."""
-        ranks, codes = self._locate()
+    def _migrate(self) -> None:
+        """Atoms to their ranks."""
         if self._comm.size == 1:
-            return codes
+            return
+        ranks, _ = self._locate()
         atoms, xp, count = self.atoms, self._executor.arrays, self.atoms.num_owned
         counts = np.zeros(self._comm.size, np.int64)
-        packed = self._new((count, _PACKED_ATOM), np.int64)
+        packed = self._packed(count, _PACKED_ATOM)
         if count:
             with self._executor.working():
-                order = xp.argsort(ranks)
-                counts = self._executor.download(xp.bincount(ranks, minlength=self._comm.size)).astype(np.int64)
+                order = xp.argsort(ranks[:count])
+                counts = self._executor.download(xp.bincount(ranks[:count], minlength=self._comm.size)).astype(np.int64)
             bits = atoms.bits("positions"), atoms.bits("velocities")
             self._run("pack_atoms", count, packed, order, atoms.ids, atoms.types, *bits, np.int32(count))
         incoming = self._comm.alltoall(counts)
         total = int(incoming.sum())
         received = self._new((total, _PACKED_ATOM), np.int64)
-        self.transport.exchange(packed, counts, received, incoming)
+        self.transport.exchange(packed[:count], counts, received, incoming)
         atoms.num_owned = 0
         atoms.reserve(total, total)
         atoms.num_owned = total
         bits = atoms.bits("positions"), atoms.bits("velocities")
         self._run("unpack_atoms", total, atoms.ids, atoms.types, *bits, received, np.int32(total))
-        return self._locate()[1]
+
+    def _sort(self) -> None:
+        """Atoms in the order of their places on the space-filling curve, and their images."""
+        atoms, count = self.atoms, self.atoms.num_owned
+        if not count:
+            return
+        order, _ = sort_keys(atoms, self._locate()[1], count)
+        packed, bits = self._packed(count, _PACKED_ATOM), (atoms.bits("positions"), atoms.bits("velocities"))
+        self._run("pack_atoms", count, packed, order, atoms.ids, atoms.types, *bits, np.int32(count))
+        self._run("unpack_atoms", count, atoms.ids, atoms.types, *bits, packed, np.int32(count))
+        self._locate()
 
     def _locate(self) -> tuple[Any, Any]:
-        """Images of all owned atoms; returns the rank of each and its place on the curve."""
+        """Images of all owned atoms; the rank of each and its place on the curve, in arrays with room to spare."""
         atoms, count = self.atoms, self.atoms.num_owned
-        ranks, codes = self._new((count,), np.int32), self._new((count,), np.int64)
+        ranks, codes = atoms.scratch.get("ranks", count, np.int32), atoms.scratch.get("keys", count, np.int64)
         self._run("locate", count, atoms.images, ranks, codes, atoms.positions, *self._where(), np.int32(count))
         return ranks, codes
 
@@ -158,20 +172,20 @@ class DeviceBricks:
 
     def _make_ghosts(self) -> None:
         atoms, xp, count, rank = self.atoms, self._executor.arrays, self.atoms.num_owned, self._comm.rank
-        self._check_layers()
-        rows, peers, shifts = self._list_copies()
+        total = self._list_copies()
+        rows, peers, shifts = self._rows, self._peers, self._shifts
         self._sent = np.zeros(self._comm.size, np.int64)
-        if len(rows):
-            self._sent[rank] = len(rows)
+        if total:
+            self._sent[rank] = total
             if self._comm.size > 1:
                 with self._executor.working():
+                    peers = peers[:total]
                     self._sent = self._executor.download(xp.bincount(peers, minlength=self._comm.size)).astype(np.int64)
                     # Own images first, then what goes to each rank.
                     keys = peers if self._images_travel else xp.where(peers == rank, -1, peers)
                     order = xp.argsort(keys)
-                    rows, shifts = rows[order], shifts[order]
-        total = len(rows)
-        packed = self._new((total, _PACKED_GHOST), np.int64)
+                    rows[:total], shifts[:total] = rows[order], shifts[order]
+        packed = self._packed(total, _PACKED_GHOST)
         given = (atoms.ids, atoms.types, atoms.bits("positions"), atoms.images)
         self._run("pack_ghosts", total, packed, rows, shifts, *given, np.int32(total))
 
@@ -185,7 +199,7 @@ class DeviceBricks:
             received = self._new((ghosts, _PACKED_GHOST), np.int64)
             with self._executor.working():
                 received[:own] = packed[:own]
-            self.transport.exchange(packed[own:], self._sent, received[own:], self._received)
+            self.transport.exchange(packed[own:total], self._sent, received[own:], self._received)
         if count + ghosts > np.iinfo(np.int32).max:
             raise StructureError(f"{count + ghosts} atoms and ghosts on one rank are too many: use more ranks")
         atoms.reserve(count + ghosts, count)
@@ -193,25 +207,28 @@ class DeviceBricks:
         self._run("key_atoms", count, atoms.order_keys, atoms.ids, np.int32(count))
         target = (atoms.ids, atoms.types, atoms.bits("positions"), atoms.images, atoms.order_keys)
         self._run("unpack_ghosts", ghosts, *target, received, np.int32(count), np.int32(ghosts))
-        self._rows = rows
 
-    def _list_copies(self) -> tuple[Any, Any, Any]:
-        """Of all ghosts of owned atoms, anywhere: row of the owner, rank that gets it, shift there."""
+    def _list_copies(self) -> int:
+        """Of all ghosts of owned atoms, anywhere, the owner's row, the rank that gets it, its shift there; how many."""
         atoms, xp, count = self.atoms, self._executor.arrays, self.atoms.num_owned
-        total, ends = 0, self._new((count,), np.int64)
-        if count:
-            arguments = (atoms.positions, atoms.images, *self._where(), np.int32(count))
-            self._run("count_copies", count, ends, *arguments)
-            with self._executor.working():
-                ends = xp.cumsum(ends)
-                total = int(ends[-1])
+        if not count:
+            return 0
+        ends = atoms.scratch.get("counts", count, np.int64)
+        arguments = (atoms.positions, atoms.images, *self._where(), np.int32(count))
+        self._run("count_copies", count, ends, *arguments)
+        with self._executor.working():
+            xp.cumsum(ends[:count], out=ends[:count])
+        total = int(self._executor.download(ends[count - 1 : count])[0])
         if total > np.iinfo(np.int32).max:
             raise StructureError(f"{total} ghosts of one rank's atoms are too many: use more ranks")
-        rows, peers = self._new((total,), np.int32), self._new((total,), np.int32)
-        shifts = self._new((total, 3), np.int32)
+        if total > len(self._rows):
+            room = total + total // 8 + 16
+            self._rows = self._new((room,), np.int32)
         if total:
-            self._run("list_copies", count, rows, peers, shifts, ends, *arguments)
-        return rows, peers, shifts
+            self._peers = atoms.scratch.get("peers", total, np.int32)
+            self._shifts = atoms.scratch.get("shifts", total, np.int32, 3)
+            self._run("list_copies", count, self._rows, self._peers, self._shifts, ends, *arguments)
+        return total
 
     def _check_layers(self) -> None:
         """Refuse a cell so small that the images of an atom cannot be numbered."""
@@ -233,7 +250,7 @@ class DeviceBricks:
         out, into = int(self._sent.sum()), int(self._received.sum())
         if not out and not into and (self._comm.size == 1 or not self.transport.waits):
             return
-        rows, number = self._rows[own:], self._device(np.array([out], np.int32))
+        rows, number = self._rows[own : own + out], self._device(np.array([out], np.int32))
         sent, returned = self._new((out, 3), np.float64), self._new((out, 3), np.int64)
         ghosts = slice(first + own, first + own + into)
         if out:
@@ -247,13 +264,8 @@ class DeviceBricks:
     def _prepare_copies(self) -> None:
         """Own images: the launches of the last build, with other rows and another number, where the arrays stayed."""
         atoms, own, first = self.atoms, self._own_images, self.atoms.num_owned
-        if own > len(self._image_rows):
-            self._image_rows = self._new((own + own // 8 + 16,), np.int32)
-        if own:
-            with self._executor.working():
-                self._image_rows[:own] = self._rows[:own]
         self._executor.upload(self._num_images, np.array([own], np.int32))
-        copied = (first, own > 0, self._image_rows, atoms.positions, atoms.forces)
+        copied = (first, own > 0, self._rows, atoms.positions, atoms.forces)
         if (
             self._copied
             and copied[:2] == self._copied[:2]
@@ -262,7 +274,7 @@ class DeviceBricks:
             return
         self._copied, self.copies = copied, ()
         if own:
-            rows, number = self._image_rows, self._num_images
+            rows, number = self._rows, self._num_images
             positions, terms = atoms.positions[first:], atoms.forces[first:]
             self.copies = (
                 self._call("copy_positions", len(rows), positions, atoms.positions, rows, number),
@@ -282,7 +294,11 @@ class DeviceBricks:
 
     def _run(self, kernel: str, threads: int, *arguments: Any) -> None:
         if threads:
-            self._executor.call(kernel, threads, *arguments)()
+            self._executor.launch(kernel, threads, *arguments)
+
+    def _packed(self, rows: int, width: int) -> Any:
+        """Room for what is packed; what was packed there before is gone."""
+        return self.atoms.scratch.get(f"packed {width}", rows, np.int64, width)
 
     def _new(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return new_array(self._executor, shape, dtype, f"ghosts and exchanges of {self.atoms.num_owned} atoms")

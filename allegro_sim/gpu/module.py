@@ -21,6 +21,7 @@ _SEARCH = ("positions", "images", "types", "cell", "limits_squared", "keys", "so
 
 _KERNELS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "bin_rows": ("bin_of_row", ("keys",), ("positions", "images", "inverse", "bins", "rows")),
+    "sort_few": ("sort_key", ("order", "sorted_keys"), ("keys", "rows")),
     "count_rows": ("count_row", ("counts",), (*_SEARCH, "owned", "rows")),
     "fill_rows": ("fill_row", ("indices",), ("row_offsets", "order_keys", *_SEARCH, "owned", "rows")),
     "closest_rows": (

@@ -314,6 +314,7 @@ class DeviceMotion:
                 "control": self.control,
             },
             owned,
+            self.neighbors.num_edges,
         )
         self.integration.bind()
 

@@ -9,6 +9,7 @@ import numpy as np
 from allegro_sim.errors import StructureError
 from allegro_sim.gpu.arrays import new_array, to_device
 from allegro_sim.gpu.atoms import DeviceAtoms
+from allegro_sim.gpu.sorting import sort_keys
 from allegro_sim.neighbors import LIST_MARGIN, NeighborList
 from allegro_sim.parallel.decomposition import Decomposition
 
@@ -42,7 +43,7 @@ class DeviceNeighbors:
         self._limits = self._device((self._cutoffs + (skin + LIST_MARGIN)) ** 2)
         cell = decomposition.cell
         self._cell, self._inverse = self._device(cell.vectors), self._device(cell.inverse)
-        self._bins = self._device(np.zeros((2, 3)))
+        self._bins, self._num_fits = self._device(np.zeros((2, 3))), 0
         self._offsets = self._new(1, np.int64)
         self._storage = self._new(1, np.int32)
         self._row_offsets = self._offsets, self._offsets
@@ -77,30 +78,26 @@ class DeviceNeighbors:
 
     def build(self) -> None:
         """List the neighbours of every owned row among all rows; the host waits for their number."""
-        atoms, xp = self._atoms, self._executor.arrays
+        atoms, xp, scratch = self._atoms, self._executor.arrays, self._atoms.scratch
         owned, local = atoms.num_owned, atoms.num_local
         self._place_bins()
         if len(self._offsets) < owned + 1:
-            self._offsets = self._new(owned + owned // 8 + 64, np.int64)
+            self._offsets = self._new(owned + owned // 8 + 64, np.int64)  # the first is, and stays, 0
         self.num_edges = 0
         if owned:
-            keys = self._new(local, np.int64)
-            self._run(
-                "bin_rows", local, keys, atoms.positions, atoms.images, self._inverse, self._bins, np.int32(local)
-            )
-            with self._executor.working():
-                order = xp.argsort(keys)
-                sorted_keys = keys[order]
-            counts = self._new(owned, np.int64)
+            keys = scratch.get("keys", local, np.int64)
+            place = (atoms.positions, atoms.images)
+            self._run("bin_rows", local, keys, *place, self._inverse, self._bins, np.int32(local))
+            order, sorted_keys = sort_keys(atoms, keys, local)
+            counts = scratch.get("counts", owned, np.int64)
             search = (
-                atoms.positions, atoms.images, atoms.types, self._cell, self._limits, keys, sorted_keys, order,
-                np.int32(len(self._cutoffs)), np.int32(owned), np.int32(local),
+                *place, atoms.types, self._cell, self._limits, keys, sorted_keys, order, np.int32(len(self._cutoffs)),
+                np.int32(owned), np.int32(local),
             )  # fmt: skip
             self._run("count_rows", 32 * owned, counts, *search)
             with self._executor.working():
-                self._offsets[:1] = 0
-                self._offsets[1 : owned + 1] = xp.cumsum(counts)
-                self.num_edges = int(self._offsets[owned])
+                xp.cumsum(counts[:owned], out=self._offsets[1 : owned + 1])
+            self.num_edges = int(self._executor.download(self._offsets[owned : owned + 1])[0])
             if self.num_edges > len(self._storage):
                 # A little room to spare, for the densities to come.
                 self._storage = self._new(0, np.int32)
@@ -108,8 +105,6 @@ class DeviceNeighbors:
             self._run("fill_rows", 32 * owned, self._storage, self.row_offsets, atoms.order_keys, *search)
             with self._executor.working():
                 atoms.owned("built")[...] = atoms.owned("positions")
-        else:
-            self._executor.upload(self._offsets[:1], np.zeros(1, np.int64))
         self.num_builds += 1
 
     def closest_pair(self) -> tuple[float, int, int]:
@@ -136,6 +131,9 @@ class DeviceNeighbors:
 
     def _place_bins(self) -> None:
         decomposition = self._decomposition
+        if self._num_fits == decomposition.num_fits:
+            return
+        self._num_fits = decomposition.num_fits
         lower, upper = decomposition.brick()
         corner = lower - decomposition.halo_fraction
         span = upper + decomposition.halo_fraction - corner
@@ -145,7 +143,7 @@ class DeviceNeighbors:
         self._executor.upload(self._bins, np.stack([corner, widths]))
 
     def _run(self, kernel: str, threads: int, *arguments: Any) -> None:
-        self._executor.call(kernel, threads, *arguments)()
+        self._executor.launch(kernel, threads, *arguments)
 
     def _new(self, count: int, dtype: Any) -> Any:
         return new_array(self._executor, count, dtype, f"the neighbour list of {self._atoms.num_owned} atoms")

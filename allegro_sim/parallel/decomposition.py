@@ -34,6 +34,7 @@ class Decomposition:
     coordinates : (3,) int, this rank's place in the grid (rank = (a * grid[1] + b) * grid[2] + c)
     lower, upper : float64 (3,), fractional; the interval divided into bricks
     halo_fraction : float64 (3,), width of the halo in fractional units
+    num_fits : int, how often any of these has changed
     """
 
     def __init__(self, comm: Comm, cell: Cell, reach: float) -> None:
@@ -45,6 +46,8 @@ class Decomposition:
         self.lower = np.zeros(3)
         self.upper = np.ones(3)
         self.halo_fraction = np.zeros(3)
+        self.num_fits = 0
+        self._fitted = np.zeros(0)
 
     def update_bounds(self, system: System) -> None:
         """Fit the bricks to where all atoms are now (collective). The grid itself is chosen at the first call."""
@@ -57,15 +60,22 @@ class Decomposition:
             extremes = np.concatenate([-fractional.min(axis=0), fractional.max(axis=0), np.abs(positions).max(axis=0)])
         self.fit(extremes)
 
-    def fit(self, extremes: np.ndarray) -> None:
-        """As `update_bounds`, from extremes of this rank's finite positions (collective).
+    def fit(self, extremes: np.ndarray) -> bool:
+        """As `update_bounds`, from extremes of this rank's finite positions (collective); whether anything changed.
 
         extremes: float64 (9,), minus the smallest and the largest fractional coordinates, the largest |position| (Å);
         NO_EXTREMES where there are no atoms.
         """
         extremes = self.comm.allreduce_max(extremes)
-        anywhere = np.isfinite(extremes[:3])
+        # Only what a bound follows from, distances to a power of two: so little changes while atoms but move.
         free = ~self.cell.pbc
+        extremes = np.where(np.concatenate([free, free, np.ones(3, bool)]), extremes, 0.0)
+        extremes[6:9] = 2.0 ** np.ceil(np.log2(np.maximum(extremes[6:9], 1.0)))
+        if np.array_equal(extremes, self._fitted):
+            return False
+        self._fitted = extremes
+        self.num_fits += 1
+        anywhere = np.isfinite(extremes[:3])
         self.lower = np.where(free, np.where(anywhere, -extremes[:3], 0.0), 0.0)
         self.upper = np.where(free, np.where(anywhere, extremes[3:6], 0.0), 1.0)
         # A sum of three products x_c * inverse[c, k] is off by less than 4 units in the last place of its largest
@@ -77,6 +87,7 @@ class Decomposition:
             grid = choose_grid(self.comm.size, extents, self.cell.pbc, self.reach)
             self.grid = np.array(self.comm.bcast(grid), np.int64)
             self.coordinates = np.array(np.unravel_index(self.comm.rank, tuple(self.grid)), np.int64)
+        return True
 
     def _grid(self) -> np.ndarray:
         if self.grid is None:

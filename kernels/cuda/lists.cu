@@ -48,6 +48,23 @@ DEVICE void bin_of_row(
   keys[row] = finite ? key : -1;
 }
 
+// A thread a key: rows in the order of their keys, equal ones in their own (overwrites order, i64[rows]), and the keys in
+// that order (overwrites sorted_keys). Every thread looks at every key: for few.
+DEVICE void sort_key(
+    long long* __restrict__ order, long long* __restrict__ sorted_keys, const long long* __restrict__ keys, int rows) {
+  const int row = blockIdx.x * blockDim.x + threadIdx.x;
+  if (row >= rows) return;
+  const long long own = keys[row];
+  int before = 0;
+#pragma unroll 8
+  for (int n = 0; n < rows; ++n) {
+    const long long key = keys[n];
+    before += key < own || (key == own && n < row);
+  }
+  order[before] = row;
+  sorted_keys[before] = own;
+}
+
 // First place of sorted keys (ascending) that is at least `wanted`.
 DEVICE int lower_bound(const long long* __restrict__ sorted, int count, long long wanted) {
   int low = 0, high = count;

@@ -10,6 +10,7 @@ from support.random_models import random_model, random_structure
 
 from allegro_sim.cell import Cell
 from allegro_sim.errors import StructureError
+from allegro_sim.gpu import sorting
 from allegro_sim.gpu.atoms import DeviceAtoms
 from allegro_sim.gpu.bricks import DeviceBricks, ordered_numbers
 from allegro_sim.gpu.module import KERNELS, module_source
@@ -104,6 +105,19 @@ def test_list_does_not_depend_on_the_order_of_threads(order):
         for options in ({}, {"order": order, "block_order": "reverse"})
     ]
     assert np.array_equal(lists[0].indices, lists[1].indices)
+
+
+def test_list_does_not_depend_on_how_keys_are_sorted(monkeypatch):
+    """Few keys are sorted by a kernel of ours, many by the library of arrays."""
+    (positions, vectors, pbc, types), reach = CASES["skewed"]
+    found = []
+    for few in (sorting.FEW, 0):
+        monkeypatch.setattr(sorting, "FEW", few)
+        atoms, _, neighbors = on_device(Cell(vectors, pbc), positions, types, np.full((2, 2), reach), 0.4)
+        assert ("sort_few" in atoms.executor.called) == (few > 0)
+        found.append((atoms.local("ids"), atoms.local("images"), neighbors.indices[: neighbors.num_edges]))
+    for first, second in zip(*found, strict=True):
+        assert np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("room", [511, 512, 513, 700])

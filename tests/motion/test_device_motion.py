@@ -160,14 +160,23 @@ def test_nothing_but_scalars_crosses_in_a_steady_step():
 
 
 def test_a_new_list_of_the_same_atoms_keeps_what_was_prepared():
-    """Nothing is planned or bound anew, unless an array must grow."""
+    """Nothing is planned, bound or allocated anew, unless an array must grow; and these numbers cross."""
     motion = make(periodic_case(), skin=0.0)
+    executor: HostExecutor = motion.executor
     advance(motion, 1)
     engine = motion.potential.engine
     plan, kick, builds = engine.plan, motion.integration.calls, motion.neighbors.num_builds
-    advance(motion, 3)
+    memory = len(executor._memory)
+    executor.copies.clear()
+    advance(motion, 3, measure=False)
     assert motion.neighbors.num_builds == builds + 3
     assert engine.plan is plan and motion.integration.calls is kick
+    assert len(executor._memory) == memory
+    control, extremes, number, images, status = 128, 72, 8, 4, 32
+    down, up = "to the host", "to the device"
+    assert executor.copies == 3 * [
+        (down, control), (down, extremes), (down, number), (up, images), (down, number), (up, control), (down, status),
+    ]  # fmt: skip
 
 
 def test_launches_of_a_step_are_these():

@@ -30,7 +30,7 @@ def test_a_step_is_captured_anew_exactly_when_what_it_launches_has_changed(monke
     # Each of these comes with another array, or another number that a launch keeps.
     for change in (
         lambda: motion.rows.reserve(2 * len(motion.rows.positions), 1),
-        lambda: setattr(motion.bricks, "_image_rows", motion.bricks._image_rows[:0]),
+        lambda: setattr(motion.bricks, "_rows", motion.bricks._rows[:0]),
         lambda: engine._take(engine.table),
     ):
         monkeypatch.setattr(motion, "_rebuild", lambda change=change: (change(), rebuild()))

@@ -27,6 +27,7 @@ from support.stage_reference import over_bounds, replay
 from allegro_sim.dynamics.guard import Limits
 from allegro_sim.errors import DeviceError
 from allegro_sim.gpu.module import KERNELS, module_source
+from allegro_sim.kernels.cpu.fixed_point import words_to_float
 from allegro_sim.kernels.numba_cuda.compilation import flat_arguments
 from allegro_sim.potential.cuda.device import Device
 from allegro_sim.potential.cuda.plan import Product
@@ -126,6 +127,24 @@ def test_arguments_of_a_numba_kernel_are_those_of_its_signature():
     for number, bad in ((0, control.astype(np.int32)), (1, vectors[0]), (2, np.zeros((3, 4)).T)):
         with pytest.raises(TypeError, match=f"argument {number} of drift"):
             flat_arguments("drift", [*good[:number], bad, *good[number + 1 :]], lambda array: 1)
+
+
+def test_a_launch_that_is_kept_takes_other_numbers_and_arrays(monkeypatch):
+    """Sums of the first atoms of an array: so many, fewer, of another array, and of more blocks than before."""
+    executor = stand_in.load_executor(monkeypatch).CudaExecutor(DEVICE)
+    executor.load_module(module_source(), KERNELS)
+    sums = executor.allocate(2 * 12, np.dtype(np.int64)).reshape(12, 2)
+    arrays = [executor.allocate(300, np.dtype(np.float64)) for _ in range(2)]
+    for array, first in zip(arrays, (1.0, 1000.0), strict=True):
+        executor.upload(array, first + np.arange(300.0))
+    prepared = []
+    launcher = executor._launcher
+    monkeypatch.setattr(executor, "_launcher", lambda *given: (prepared.append(given[0]), launcher(*given))[1])
+    for array, count, preparations in ((0, 4, 1), (0, 2, 1), (0, 300, 1), (1, 300, 2), (1, 1, 2)):
+        sums[...] = 0
+        executor.launch("energy_sum", count, sums, arrays[array], np.int32(count))
+        assert words_to_float(executor.download(sums)[1]) == arrays[array][:count].sum()
+        assert len(prepared) == preparations
 
 
 def test_a_graph_keeps_numbers_of_its_capture_and_nothing_else_may_happen_meanwhile(monkeypatch):

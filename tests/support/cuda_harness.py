@@ -197,6 +197,9 @@ class HostExecutor:
             run = partial(self._run_called, kernel, partial(self._run_module, kernel, grid, arguments))
         return partial(self._launch, kernel, run)
 
+    def launch(self, kernel: str, threads: int, *arguments: Any) -> None:
+        self.call(kernel, threads, *arguments)()
+
     def _run_called(self, kernel: str, run: Callable[[], None]) -> None:
         self.called.append(kernel)
         run()

@@ -44,8 +44,14 @@ class ChunkTable:
             return False
         total = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         edges = np.diff(total[self.centers])
-        fit = edges + 0.5 * DEVIATIONS * np.sqrt(edges) <= self.capacity
-        return bool(fit.all()) and int(total[-1]) >= 0.8 * self.edges
+        return self._has_room(edges) and int(total[-1]) >= 0.8 * self.edges
+
+    def may_hold(self, growth: float) -> bool:
+        """As `holds` of a table of one chunk, if all edges became `growth` times as many; of more chunks never."""
+        return self.num_chunks == 1 and growth >= 0.8 and self._has_room(np.array([growth * self.edges]))
+
+    def _has_room(self, edges: np.ndarray) -> bool:
+        return bool((edges + 0.5 * DEVIATIONS * np.sqrt(edges) <= self.capacity).all())
 
 
 def round_up(count: int, multiple: int) -> int:

@@ -41,6 +41,7 @@ class Executor(Protocol):
     def load_module(self, source: str, kernels: Mapping[str, int]) -> None: ...
     def working(self) -> AbstractContextManager[Any]: ...
     def call(self, kernel: str, threads: int, *arguments: Any) -> Callable[[], None]: ...
+    def launch(self, kernel: str, threads: int, *arguments: Any) -> None: ...
     def allocate(self, count: int, dtype: np.dtype) -> Any: ...
     def wait(self) -> None: ...
     def release(self) -> None: ...
@@ -118,6 +119,7 @@ class Engine:
         self._own = Arrays(executor)
         self._bound: Any = None
         self._prepared = False
+        self._listed = self._tabled = 0  # pairs of the list, now and when the table was made
 
     def prepare(self) -> None:
         """Compile or load the kernels and put the constants on the device; once."""
@@ -148,20 +150,28 @@ class Engine:
         self.executor.release()  # what the trials held
         self.max_rows = self.blocks.whole(self.max_rows)
 
-    def bind(self, system: Mapping[str, Any], owned: int) -> None:
+    def bind(self, system: Mapping[str, Any], owned: int, listed: int = 0) -> None:
         """Take the arrays of a system with a new neighbour list, and make the chunk table: the host waits for counts.
 
         system: device arrays by name, of the dtypes of `plan.system_buffers`: positions, images, types, cell,
         row_offsets and indices (the list), and the results energies, forces, virial_words, atom_virials (a single row
         where none are wanted), faults, status. They may be longer than the system, except row_offsets (owned + 1).
+        listed: pairs of the list, for `refit`.
         """
         self.prepare()
-        self._system, self._owned = dict(system), owned
+        self._system, self._owned, self._listed = dict(system), owned, listed
         self.margin = 1.0
         self._make_chunks()
 
-    def refit(self) -> None:
-        """A new neighbour list in the arrays of the last `bind`: the host waits for counts, and keeps what it can."""
+    def refit(self, listed: int) -> None:
+        """A new neighbour list, of `listed` pairs, in the arrays of the last `bind`: what can be kept is kept.
+
+        Of one chunk nothing but the number of edges matters, and that goes with the number of pairs; where it does not,
+        the chunk overflows. Of more, the host waits for the edges of every centre.
+        """
+        self._listed = listed
+        if self.table is not None and self._tabled and self.table.may_hold(listed / self._tabled):
+            return
         counts = self._count()
         if self.table is None or not self.table.holds(counts):
             self.margin = 1.0
@@ -225,7 +235,7 @@ class Engine:
             for name, buffer in plan.buffers.items()
         }
         self.executor.upload(arrays["chunk_centers"], table.centers)
-        self.table, self.plan, self.arrays = table, plan, arrays
+        self.table, self.plan, self.arrays, self._tabled = table, plan, arrays, self._listed
         self._bound = self.executor.bind(plan, arrays)
 
     def _buffers(self, num_chunks: int) -> dict[str, Buffer]:

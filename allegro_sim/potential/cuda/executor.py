@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
@@ -86,6 +86,7 @@ class CudaExecutor:
         self.stream = cupy.cuda.Stream(non_blocking=True)
         self._functions: dict[str, Any] = {}
         self._modules: list[Any] = []
+        self._kept: dict[str, _Kept] = {}
         self._products: Products | None = None
         self._sources: list[np.ndarray] = []
 
@@ -197,16 +198,27 @@ class CudaExecutor:
 
     def call(self, kernel: str, threads: int, *arguments: Any) -> Callable[[], None]:
         """The call that launches a kernel with at least one block of `_THREADS`, for these arrays and NumPy numbers."""
-        grid = max(1, -(-threads // _THREADS))
+        return self._launcher(kernel, _blocks(threads), _THREADS, 0, self._places(kernel, arguments), arguments)
+
+    def launch(self, kernel: str, threads: int, *arguments: Any) -> None:
+        """`call`, and the call: where a kernel gets the very arrays of the last time, nothing is prepared anew."""
+        kept = self._kept.get(kernel)
+        if kept is None or not kept.takes(arguments):
+            places = self._places(kernel, arguments)
+            launcher = self._launcher(kernel, _blocks(threads), _THREADS, 0, places, arguments)
+            kept = self._kept[kernel] = _Kept(arguments, _numbers(arguments, places), launcher)
+        kept.launch(_blocks(threads), arguments)
+
+    def _places(self, kernel: str, arguments: Sequence[Any]) -> list[Any]:
+        """The values to launch a kernel with, as ctypes objects."""
         if kernel in KERNELS:
-            return self._launcher(kernel, grid, _THREADS, 0, self._numba_places(kernel, arguments), arguments)
-        places: list[Any] = [
+            return self._numba_places(kernel, arguments)
+        return [
             ctypes.c_void_p(value.data.ptr)
             if isinstance(value, cupy.ndarray)
             else ctypes.create_string_buffer(value.tobytes(), value.nbytes)
             for value in arguments
         ]
-        return self._launcher(kernel, grid, _THREADS, 0, places, arguments)
 
     def capture(self, launches: Callable[[], None]) -> Graph:
         """What `launches` launches, as one graph with the arguments of now; nothing runs yet.
@@ -269,7 +281,39 @@ class CudaExecutor:
         pointer, place, start = function.ptr, ctypes.addressof(pointers), driver.launchKernel
         kept = (values, pointers, function, arrays)
 
-        def call(_kept: Any = kept) -> None:
-            start(pointer, grid, 1, 1, block, 1, 1, shared_bytes, stream, place, 0)
+        def call(blocks: int = grid, _kept: Any = kept) -> None:
+            start(pointer, blocks, 1, 1, block, 1, 1, shared_bytes, stream, place, 0)
 
         return call
+
+
+class _Kept(NamedTuple):
+    """A prepared launch: its arguments, those of them that are numbers with their places, and the call."""
+
+    arguments: Sequence[Any]
+    numbers: Sequence[tuple[int, Any]]
+    call: Callable[..., None]
+
+    def takes(self, arguments: Sequence[Any]) -> bool:
+        """Whether these are the same arrays, and numbers of the same types."""
+        return len(arguments) == len(self.arguments) and all(
+            new is old or (isinstance(new, np.generic) and type(new) is type(old))
+            for new, old in zip(arguments, self.arguments, strict=True)
+        )
+
+    def launch(self, blocks: int, arguments: Sequence[Any]) -> None:
+        for number, place in self.numbers:
+            place.raw = arguments[number].tobytes()
+        self.call(blocks)
+
+
+def _numbers(arguments: Sequence[Any], places: Sequence[Any]) -> list[tuple[int, Any]]:
+    """Which arguments are numbers, and where their bytes stand: they alone have buffers among the places."""
+    buffers = [place for place in places if isinstance(place, ctypes.Array)]
+    numbers = [n for n, value in enumerate(arguments) if isinstance(value, np.generic)]
+    assert all(arguments[n].nbytes == len(buffer) for n, buffer in zip(numbers, buffers, strict=True))
+    return list(zip(numbers, buffers, strict=True))
+
+
+def _blocks(threads: int) -> int:
+    return max(1, -(-threads // _THREADS))

@@ -168,16 +168,16 @@ class CudaPotential:
             self._executor.upload(self._arrays["indices"], neighbors.indices)
         self.engine.bind(self._arrays, system.num_owned)
 
-    def bind(self, arrays: Mapping[str, Any], owned: int) -> None:
+    def bind(self, arrays: Mapping[str, Any], owned: int, listed: int) -> None:
         """Take arrays that are on the device, for `engine.launch`: see `Engine.bind`. Of the very arrays that it has
         the engine keeps what it can."""
         before, self._given = self._given, (owned, *arrays.values())
         unchanged = len(before) == len(self._given) and before[0] == owned
         if unchanged and all(a is b for a, b in zip(before[1:], arrays.values(), strict=True)):
-            self.engine.refit()
+            self.engine.refit(listed)
             return
         self._list = ()
-        self.engine.bind(arrays, owned)
+        self.engine.bind(arrays, owned, listed)
 
 
 def _gpu_executor(local_rank: int) -> Executor:

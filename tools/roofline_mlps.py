@@ -150,7 +150,8 @@ def _wide_forward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
     for n, linear in enumerate(chain):
         width = padded(linear.matrix.shape[-1])
         is_result = n == last and mlp != "readout"
-        targets: list[Part] = list(outputs.items()) if is_result else [(f"hidden_{n % 2}", width)]
+        made = _before(mlp, n) if linear.activated else f"hidden_{n % 2}"
+        targets: list[Part] = list(outputs.items()) if is_result else [(made, width)]
         if is_result and _adds(shape, mlp):
             targets = [("+x", outputs["x"])]
         if linear.matrix.ndim == 2:
@@ -161,13 +162,14 @@ def _wide_forward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
                 columns = {"x": shape.sp if not shape.model.is_legacy else outputs["x"]}
                 kernels.append(_elements(shape, f"{mlp}_forward_result", columns, columns))
         elif linear.matrix.ndim == 3 or linear.activated or n == last or rounds:
-            read, written = {targets[0][0]: width}, {targets[0][0]: width}
-            if linear.activated:
-                written[f"slope_{mlp}_{n}"] = width
+            hidden = f"hidden_{n % 2}"
+            read, written = {targets[0][0]: width}, {hidden: width}
             if linear.matrix.ndim == 3:
-                read["basis"] = shape.nb
+                read = {"basis": shape.nb}
+                if linear.activated:
+                    written[targets[0][0]] = width
             if n == last:
-                del written[targets[0][0]]
+                del written[hidden]
             kernel = _elements(shape, name, read, written)
             operations = _chain_operations(shape, (linear,), True)
             kernel.edge.plain = operations.plain if linear.matrix.ndim == 3 else 8.0 * width * linear.activated
@@ -178,8 +180,13 @@ def _wide_forward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
                 kernel.edge.written["edge_energies"] = 8.0
                 kernel.edge.double = 2.0 * width
             kernels.append(kernel)
-        sources = targets
+        sources = targets if is_result else [(f"hidden_{n % 2}", width)]
     return kernels
+
+
+def _before(mlp: str, n: int) -> str:
+    """The buffer of what activation n is applied to."""
+    return f"before_{mlp}_{n}"
 
 
 def _wide_backward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
@@ -189,8 +196,9 @@ def _wide_backward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
     if mlp == "readout":
         width = padded(chain[-1].matrix.shape[-1])
         gradients = [("hidden_0", width)]
-        slopes = {f"slope_{mlp}_{last}": width} if chain[-1].activated else {}
-        seeds = _elements(shape, "readout_backward_seeds", slopes, {"hidden_0": width})
+        before = {_before(mlp, last): width} if chain[-1].activated else {}
+        seeds = _elements(shape, "readout_backward_seeds", before, {"hidden_0": width})
+        seeds.edge.special = _chain_operations(shape, chain[-1:], True).special
         seeds.edge.read["pairs"] = 4.0
         kernels.append(seeds)
     dense = [n for n, linear in enumerate(chain) if linear.matrix.ndim == 2]
@@ -206,17 +214,19 @@ def _wide_backward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
             before = chain[n - 1]
             hidden = targets[0][0]
             if before.activated or shape.rounds(chain, n - 1):
-                read = {hidden: width} | ({f"slope_{mlp}_{n - 1}": width} if before.activated else {})
+                read = {hidden: width} | ({_before(mlp, n - 1): width} if before.activated else {})
                 kernel = _elements(shape, f"{mlp}_backward_{n - 1}", read, {hidden: width})
-                kernel.edge.plain = float(width)
+                kernel.edge.plain = 8.0 * width * before.activated + width
+                kernel.edge.special = _chain_operations(shape, (before,), True).special
                 kernels.append(kernel)
         gradients = targets
     if mlp == "embedding":
         width = padded(chain[0].matrix.shape[-1])
         read = {gradients[0][0]: width, "basis_slopes": shape.nb}
         if chain[0].activated:
-            read[f"slope_{mlp}_0"] = width
+            read[_before(mlp, 0)] = width
         kernel = _elements(shape, "embedding_backward_0", read, {})
+        kernel.edge.special = _chain_operations(shape, chain[:1], True).special
         kernel.edge.read["pairs"], kernel.edge.written["radial_slope"] = 4.0, 8.0
         kernel.edge.plain = _chain_operations(shape, chain[:1], False).plain
         kernels.append(kernel)

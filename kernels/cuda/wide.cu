@@ -24,35 +24,45 @@ template <int WIDTH, class Term> DEVICE double sum_of_row(Term term) {
   return sum;
 }
 
-// features <- f(features), slopes <- f'(features)
-template <int FUNCTION, bool ROUND> DEVICE void activate_piece(REAL* features, REAL* slopes) {
-  REAL value[REALS_16], slope[REALS_16];
-  load_wide(value, features);
+// The numbers of one piece, or of one pair: f(before), rounded as an operand if asked for.
+template <int FUNCTION, bool ROUND, int COUNT> DEVICE void activate_numbers(REAL (&value)[COUNT]) {
 #pragma unroll
-  for (int n = 0; n < REALS_16; ++n) {
-    activate<FUNCTION>(value[n], value[n], slope[n]);
+  for (int n = 0; n < COUNT; ++n) {
+    REAL slope;
+    activate<FUNCTION>(value[n], value[n], slope);
     if constexpr (ROUND) value[n] = round_operand(value[n]);
   }
-  store_wide(features, value);
-  if constexpr (FUNCTION != IDENTITY) store_wide(slopes, slope);
 }
 
-template <int ROWS, int WIDTH, int FUNCTION, bool ROUND> DEVICE void wide_activate(REAL* features, REAL* slopes) {
+// gradient * f'(before)
+template <int FUNCTION> DEVICE REAL times_slope(REAL gradient, REAL before) {
+  if constexpr (FUNCTION == IDENTITY) return gradient;
+  REAL value, slope;
+  activate<FUNCTION>(before, value, slope);
+  return gradient * slope;
+}
+
+// features <- f(before). before: what a product made, kept for the backward pass, which computes f' from it: so a product
+// writes it where it stays, and only f goes through memory besides.
+template <int ROWS, int WIDTH, int FUNCTION, bool ROUND> DEVICE void wide_activate(REAL* features, const REAL* before) {
   for_each_piece<ROWS, WIDTH>([&](int z, int column) {
-    activate_piece<FUNCTION, ROUND>(row_of(features, z, WIDTH) + column, row_of(slopes, z, WIDTH) + column);
+    REAL value[REALS_16];
+    load_wide(value, row_of(before, z, WIDTH) + column);
+    activate_numbers<FUNCTION, ROUND>(value);
+    store_wide(row_of(features, z, WIDTH) + column, value);
   });
 }
 
-// gradient <- gradient * slopes
-template <int ROWS, int WIDTH, bool ROUND> DEVICE void wide_multiply(REAL* gradient, const REAL* slopes) {
+// gradient <- gradient * f'(before)
+template <int ROWS, int WIDTH, int FUNCTION, bool ROUND> DEVICE void wide_multiply(REAL* gradient, const REAL* before) {
   for_each_piece<ROWS, WIDTH>([&](int z, int column) {
-    REAL value[REALS_16], slope[REALS_16];
+    REAL value[REALS_16], numbers[REALS_16];
     REAL* place = row_of(gradient, z, WIDTH) + column;
     load_wide(value, place);
-    load_wide(slope, row_of(slopes, z, WIDTH) + column);
+    load_wide(numbers, row_of(before, z, WIDTH) + column);
 #pragma unroll
     for (int n = 0; n < REALS_16; ++n) {
-      value[n] *= slope[n];
+      value[n] = times_slope<FUNCTION>(value[n], numbers[n]);
       if constexpr (ROUND) value[n] = round_operand(value[n]);
     }
     store_wide(place, value);
@@ -62,7 +72,11 @@ template <int ROWS, int WIDTH, bool ROUND> DEVICE void wide_multiply(REAL* gradi
 // Columns FIRST .. FIRST + WIDTH of rows of STRIDE become TF32 numbers.
 template <int ROWS, int STRIDE, int FIRST, int WIDTH> DEVICE void wide_round(REAL* array) {
   for_each_piece<ROWS, WIDTH>([&](int z, int column) {
-    activate_piece<IDENTITY, true>(row_of(array, z, STRIDE) + FIRST + column, nullptr);
+    REAL value[REALS_16];
+    REAL* place = row_of(array, z, STRIDE) + FIRST + column;
+    load_wide(value, place);
+    activate_numbers<IDENTITY, true>(value);
+    store_wide(place, value);
   });
 }
 
@@ -84,23 +98,28 @@ DEVICE REAL2 two_body_pair(const REAL* basis, const REAL* two_body, int pair, in
   return sum;
 }
 
-// features <- f(two-body features), slopes <- f'
+// before <- two-body features, features <- f(before); before null: the identity.
 template <int ROWS, int WIDTH, int FUNCTION, bool ROUND, bool SEPARABLE>
-DEVICE void wide_two_body(REAL* features, REAL* slopes, const REAL* basis, const int* pairs, const REAL* two_body,
+DEVICE void wide_two_body(REAL* features, REAL* before, const REAL* basis, const int* pairs, const REAL* two_body,
                           int capacity) {
   for_each_piece<ROWS, WIDTH>([&](int z, int column) {
     const int pair = pairs[z];
-    REAL* place = row_of(features, z, WIDTH) + column;
+    REAL value[REALS_16];
 #pragma unroll
-    for (int n = 0; n < REALS_16; n += 2)
-      store_pair(place + n, two_body_pair<WIDTH, SEPARABLE>(basis, two_body, pair, z, column + n, capacity));
-    activate_piece<FUNCTION, ROUND>(place, FUNCTION == IDENTITY ? nullptr : row_of(slopes, z, WIDTH) + column);
+    for (int n = 0; n < REALS_16; n += 2) {
+      const REAL2 numbers = two_body_pair<WIDTH, SEPARABLE>(basis, two_body, pair, z, column + n, capacity);
+      value[n] = numbers.x;
+      value[n + 1] = numbers.y;
+    }
+    if constexpr (FUNCTION != IDENTITY) store_wide(row_of(before, z, WIDTH) + column, value);
+    activate_numbers<FUNCTION, ROUND>(value);
+    store_wide(row_of(features, z, WIDTH) + column, value);
   });
 }
 
-// radial_slope[z] <- sum_c gradient[z, c] slopes[z, c] (basis_slopes[:, z] T[pair of z])[c]; slopes null: the identity.
-template <int ROWS, int WIDTH, bool SEPARABLE>
-DEVICE void wide_radial_slope(double* radial_slope, const REAL* gradient, const REAL* slopes, const REAL* basis_slopes,
+// radial_slope[z] <- sum_c gradient[z, c] f'(before[z, c]) (basis_slopes[:, z] T[pair of z])[c]
+template <int ROWS, int WIDTH, int FUNCTION, bool SEPARABLE>
+DEVICE void wide_radial_slope(double* radial_slope, const REAL* gradient, const REAL* before, const REAL* basis_slopes,
                               const int* pairs, const REAL* two_body, int capacity) {
   for (int row = threadIdx.x / 32; row < ROWS; row += WIDE_THREADS / 32) {
     const int z = blockIdx.x * ROWS + row;
@@ -108,9 +127,9 @@ DEVICE void wide_radial_slope(double* radial_slope, const REAL* gradient, const 
     const double sum = sum_of_row<WIDTH>([&](int column) {
       const REAL2 features = two_body_pair<WIDTH, SEPARABLE>(basis_slopes, two_body, pair, z, column, capacity);
       REAL2 by = load_pair(row_of(gradient, z, WIDTH) + column);
-      if (slopes != nullptr) {
-        const REAL2 slope = load_pair(row_of(slopes, z, WIDTH) + column);
-        by = pair_of(by.x * slope.x, by.y * slope.y);
+      if constexpr (FUNCTION != IDENTITY) {
+        const REAL2 numbers = load_pair(row_of(before, z, WIDTH) + column);
+        by = pair_of(times_slope<FUNCTION>(by.x, numbers.x), times_slope<FUNCTION>(by.y, numbers.y));
       }
       return (double)multiply_add(by.x, features.x, by.y * features.y);
     });
@@ -118,32 +137,31 @@ DEVICE void wide_radial_slope(double* radial_slope, const REAL* gradient, const 
   }
 }
 
-// edge_energies[z] <- sum_c energy_weights[c] f(features[z, c]), slopes <- f'
+// edge_energies[z] <- sum_c energy_weights[c] f(before[z, c])
 template <int ROWS, int WIDTH, int FUNCTION>
-DEVICE void wide_energies(double* edge_energies, REAL* slopes, const REAL* features, const double* energy_weights) {
+DEVICE void wide_energies(double* edge_energies, const REAL* before, const double* energy_weights) {
   for (int row = threadIdx.x / 32; row < ROWS; row += WIDE_THREADS / 32) {
     const int z = blockIdx.x * ROWS + row;
     const double sum = sum_of_row<WIDTH>([&](int column) {
-      REAL2 value = load_pair(row_of(features, z, WIDTH) + column), slope;
-      activate<FUNCTION>(value.x, value.x, slope.x);
-      activate<FUNCTION>(value.y, value.y, slope.y);
-      if constexpr (FUNCTION != IDENTITY) store_pair(row_of(slopes, z, WIDTH) + column, slope);
-      return fma((double)value.x, energy_weights[column], (double)value.y * energy_weights[column + 1]);
+      const REAL2 numbers = load_pair(row_of(before, z, WIDTH) + column);
+      REAL value[2] = {numbers.x, numbers.y};
+      activate_numbers<FUNCTION, false>(value);
+      return fma((double)value[0], energy_weights[column], (double)value[1] * energy_weights[column + 1]);
     });
     if (threadIdx.x % 32 == 0) edge_energies[z] = sum;
   }
 }
 
-// gradient[z, c] <- seeds[type of z's centre, c] slopes[z, c]; slopes null: the identity.
-template <int ROWS, int WIDTH, bool ROUND>
-DEVICE void wide_seeds(REAL* gradient, const REAL* slopes, const REAL* seeds, const int* pairs) {
+// gradient[z, c] <- seeds[type of z's centre, c] f'(before[z, c])
+template <int ROWS, int WIDTH, int FUNCTION, bool ROUND>
+DEVICE void wide_seeds(REAL* gradient, const REAL* before, const REAL* seeds, const int* pairs) {
   for_each_piece<ROWS, WIDTH>([&](int z, int column) {
-    REAL value[REALS_16], slope[REALS_16];
+    REAL value[REALS_16], numbers[REALS_16] = {};
     load_wide(value, seeds + seed_row(pairs[z]) * WIDTH + column);
-    if (slopes != nullptr) load_wide(slope, row_of(slopes, z, WIDTH) + column);
+    if constexpr (FUNCTION != IDENTITY) load_wide(numbers, row_of(before, z, WIDTH) + column);
 #pragma unroll
     for (int n = 0; n < REALS_16; ++n) {
-      if (slopes != nullptr) value[n] *= slope[n];
+      value[n] = times_slope<FUNCTION>(value[n], numbers[n]);
       if constexpr (ROUND) value[n] = round_operand(value[n]);
     }
     store_wide(row_of(gradient, z, WIDTH) + column, value);

@@ -47,7 +47,7 @@ def test_the_memory_table_is_true(repository: Path, name, precision):
             assert found == 0
             continue
         entry = re.sub(r"^(tensors|latent)_\d+$", r"\1_K", buffer.name)
-        entry = "slope_MLP_N" if buffer.name.startswith("slope_") else entry
+        entry = re.sub(r"^(slope|before)_.*", r"\1_MLP_N", entry)
         assert entry in stated, f"kernels/README.md has no row for {buffer.name}"
         width = buffer.shape[-1]  # of the slopes' and hidden features' rows
         sizes = {"width": width, "widest": width, "G": buffer.shape[0]}

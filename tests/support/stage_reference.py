@@ -214,11 +214,18 @@ class _Chunk:
         return stages.ACTIVATION_FUNCTIONS[mlps[name].activation]
 
     def _slope(self, values: Values, name: str, n: int, width: int) -> np.ndarray:
-        return values[f"slope_{name}_{n}"][: self._edges, :width]
+        """As the forward pass kept it, or from what it kept: what the activation was applied to."""
+        if (kept := values.get(f"slope_{name}_{n}")) is not None:
+            return kept[: self._edges, :width]
+        before = values[f"before_{name}_{n}"][: self._edges, :width]
+        return self._cast(self._activation(name)[1](before.astype(np.float64)))
 
     def _activate(self, name: str, n: int, rows: np.ndarray, found: dict) -> np.ndarray:
         function, slope = (way(rows.astype(np.float64)) for way in self._activation(name))
-        found[f"slope {n}"] = (self._slope(self._after, name, n, rows.shape[1]), self._cast(slope))
+        if (kept := self._after.get(f"before_{name}_{n}")) is not None:
+            found[f"before {n}"] = (kept[: self._edges, : rows.shape[1]], rows)
+        else:
+            found[f"slope {n}"] = (self._slope(self._after, name, n, rows.shape[1]), self._cast(slope))
         return self._cast(function)
 
     def _forward(self, name: str, rows: np.ndarray, found: dict) -> np.ndarray:

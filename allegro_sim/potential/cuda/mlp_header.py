@@ -18,6 +18,7 @@ from allegro_sim.potential.cuda.mlp_shapes import (
     Rounding,
     fits_shared_memory,
     fused_widths,
+    kept_buffer,
     mlp_buffers,
     mlp_chains,
     mlp_rounding,
@@ -95,7 +96,7 @@ def _fused_kernel(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: M
 def _slopes(shape: MlpShape) -> list[str]:
     """Buffers of the slopes, a null pointer after the identity."""
     return [
-        "nullptr" if activation == "identity" else f"slope_{shape.name}_{n}"
+        "nullptr" if activation == "identity" else kept_buffer(shape, n)
         for n, activation in enumerate(shape.activations)
     ]
 

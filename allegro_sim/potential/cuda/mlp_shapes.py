@@ -234,14 +234,23 @@ def fused_widths(shapes: tuple[MlpShape, ...]) -> bool:
     return all(map(fits_shared_memory, shapes))
 
 
+def kept_buffer(shape: MlpShape, n: int) -> str:
+    """The buffer that keeps what the backward pass needs of activation n.
+
+    slope_<mlp>_<n>, where one kernel is the whole MLP: the slope f'(x), the bytes of x, and no elementary function on
+    the way back. before_<mlp>_<n>, where cuBLAS makes x: x itself, which need not be written again.
+    """
+    return f"{'slope' if fits_shared_memory(shape) else 'before'}_{shape.name}_{n}"
+
+
 def mlp_buffers(dimensions: Dimensions, shapes: tuple[MlpShape, ...]) -> dict[str, int]:
     """Columns of the MLPs' own buffers REAL (capacity, columns).
 
-    slope_<mlp>_<n>: slopes f'(x) of an activation, from forward to backward: the bytes of a pre-activation, and no
-    elementary function in the backward pass. hidden_0, hidden_1: features between cuBLAS's products, in turns.
+    Of an activation, from forward to backward: `kept_buffer`. hidden_0, hidden_1: features between cuBLAS's products,
+    in turns.
     """
     columns = {
-        f"slope_{shape.name}_{n}": shape.padded[n + 1]
+        kept_buffer(shape, n): shape.padded[n + 1]
         for shape in shapes
         for n, activation in enumerate(shape.activations)
         if activation != "identity"

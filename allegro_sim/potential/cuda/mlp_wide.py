@@ -3,6 +3,9 @@
 Features that are parts of one vector stand in different buffers, so a product is one call a part: columns of the matrix
 for each target, rows of it for each source, the second source adding to what the first has made. Nothing is copied.
 
+Products write what an activation is applied to where it stays until the way back, which takes the slope from it: so an
+activation reads one array and writes one, and the features between products need room for a block.
+
 An MLP goes through a chunk in blocks of rows, one after the other, all its steps for each: the hidden features need
 room for a block alone, and products have none but those numbers of rows for which cuBLAS was found to keep an edge's
 bits (`probe.py`), whatever the chunk.
@@ -16,7 +19,7 @@ from dataclasses import dataclass, replace
 from allegro_sim.potential.cuda.mlp_chain import weight_places
 from allegro_sim.potential.cuda.mlp_kernel import MlpKernel
 from allegro_sim.potential.cuda.mlp_parts import Part, joined
-from allegro_sim.potential.cuda.mlp_shapes import Dimensions, MlpShape
+from allegro_sim.potential.cuda.mlp_shapes import Dimensions, MlpShape, kept_buffer
 from allegro_sim.potential.cuda.plan import Matrix, Product
 
 _ROWS = 32
@@ -77,7 +80,7 @@ class WideMlp:
         for n in range(products):
             last = n == products - 1
             is_result = last and shape.name != "readout"
-            targets = joined(shape.outputs) if is_result else (self._hidden(n, n + 1),)
+            targets = joined(shape.outputs) if is_result else (self._made(n),)
             if n in shape.dense:
                 steps += self._products(n, False, features, targets)
             if last:
@@ -86,31 +89,30 @@ class WideMlp:
                 steps.append(self._two_body())
             else:
                 steps += self._activate(n)
-            features = targets
+            features = (self._hidden(n, n + 1),)
         return steps
 
     def _two_body(self) -> MlpKernel:
-        slope = self._slope(0)
         call = (
             f"wide_two_body<{self._template(0, 1)}, {self._separable}>"
-            f"(hidden_0, {self._slopes(0)}, basis + first_row, pairs + first_row, two_body, capacity);"
+            f"(hidden_0, {self._kept(0)}, basis + first_row, pairs + first_row, two_body, capacity);"
         )
-        outputs = ("hidden_0", *([slope] if slope else []))
+        outputs = ("hidden_0", *self._before(0))
         return self._kernel("forward_0", outputs, ("basis", "pairs", "two_body", "capacity"), call)
 
     def _activate(self, n: int) -> list[MlpKernel]:
-        slope, hidden = self._slope(n), f"hidden_{n % 2}"
-        if slope:
-            call = f"wide_activate<{self._template(n, n + 1)}>({hidden}, {self._slopes(n)});"
-            return [self._kernel(f"forward_{n}", (hidden, slope), (), call)]
+        hidden = f"hidden_{n % 2}"
+        if before := self._before(n):
+            call = f"wide_activate<{self._template(n, n + 1)}>({hidden}, {self._kept(n)});"
+            return [self._kernel(f"forward_{n}", (hidden,), before, call)]
         return self._round(f"forward_{n}", self._hidden(n, n + 1)) if self._large(n + 1) else []
 
     def _energies(self, n: int) -> MlpKernel:
-        slope, hidden = self._slope(n), f"hidden_{n % 2}"
-        arguments = f"<{_ROWS}, {self._shape.padded[n + 1]}, {self._shape.activations[n].upper()}>"
-        call = f"wide_energies{arguments}(edge_energies + first_row, {self._slopes(n)}, {hidden}, energy_weights);"
-        outputs = ("edge_energies", *([slope] if slope else []))
-        return self._kernel(f"forward_{n}", outputs, (hidden, "energy_weights"), call)
+        made = self._made(n).buffer
+        place = made if made in HIDDEN else self._kept(n)
+        arguments = f"<{_ROWS}, {self._shape.padded[n + 1]}, {self._function(n)}>"
+        call = f"wide_energies{arguments}(edge_energies + first_row, {place}, energy_weights);"
+        return self._kernel(f"forward_{n}", ("edge_energies",), (made, "energy_weights"), call)
 
     # --- backward -----------------------------------------------------------------------------------------------------
 
@@ -135,40 +137,47 @@ class WideMlp:
 
     def _seeds(self) -> MlpKernel:
         n = len(self._shape.activations) - 1
-        slope = self._slope(n)
-        arguments = f"<{_ROWS}, {self._shape.padded[-1]}, {_flag(self._large(n))}>"
-        call = f"wide_seeds{arguments}(hidden_0, {self._slopes(n)}, seeds, pairs + first_row);"
-        return self._kernel("backward_seeds", ("hidden_0",), (*([slope] if slope else []), "seeds", "pairs"), call)
+        arguments = f"<{_ROWS}, {self._shape.padded[-1]}, {self._function(n)}, {_flag(self._large(n))}>"
+        call = f"wide_seeds{arguments}(hidden_0, {self._kept(n)}, seeds, pairs + first_row);"
+        return self._kernel("backward_seeds", ("hidden_0",), (*self._before(n), "seeds", "pairs"), call)
 
     def _multiply(self, turn: int, n: int) -> list[MlpKernel]:
         """The gradient after the activation of product n, in a hidden buffer, becomes the one before it."""
-        slope, hidden = self._slope(n), f"hidden_{turn % 2}"
-        if slope:
-            arguments = f"<{_ROWS}, {self._shape.padded[n + 1]}, {_flag(self._large(n))}>"
-            call = f"wide_multiply{arguments}({hidden}, {self._slopes(n)});"
-            return [self._kernel(f"backward_{n}", (hidden,), (slope,), call)]
+        hidden = f"hidden_{turn % 2}"
+        if before := self._before(n):
+            arguments = f"<{_ROWS}, {self._shape.padded[n + 1]}, {self._function(n)}, {_flag(self._large(n))}>"
+            call = f"wide_multiply{arguments}({hidden}, {self._kept(n)});"
+            return [self._kernel(f"backward_{n}", (hidden,), before, call)]
         return self._round(f"backward_{n}", self._hidden(turn, n + 1)) if self._large(n) else []
 
     def _radial_slope(self, gradient: str) -> MlpKernel:
-        slope = self._slope(0)
         inputs = ("basis_slopes", "pairs", "two_body", "capacity")
         call = (
-            f"wide_radial_slope<{_ROWS}, {self._shape.padded[1]}, {self._separable}>"
-            f"(radial_slope + first_row, {gradient}, {self._slopes(0)}, basis_slopes + first_row, pairs + first_row, "
+            f"wide_radial_slope<{_ROWS}, {self._shape.padded[1]}, {self._function(0)}, {self._separable}>"
+            f"(radial_slope + first_row, {gradient}, {self._kept(0)}, basis_slopes + first_row, pairs + first_row, "
             "two_body, capacity);"
         )
-        return self._kernel("backward_0", ("radial_slope",), (gradient, *([slope] if slope else []), *inputs), call)
+        return self._kernel("backward_0", ("radial_slope",), (gradient, *self._before(0), *inputs), call)
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
-    def _slope(self, n: int) -> str:
-        """The buffer of an activation's slopes; none after the identity."""
-        return "" if self._shape.activations[n] == "identity" else f"slope_{self._shape.name}_{n}"
+    def _before(self, n: int) -> tuple[str, ...]:
+        """The buffer of what activation n is applied to; none where that is the identity."""
+        return () if self._shape.activations[n] == "identity" else (kept_buffer(self._shape, n),)
 
-    def _slopes(self, n: int) -> str:
-        """Those of a block's rows."""
-        slope = self._slope(n)
-        return _shifted(slope, self._shape.padded[n + 1]) if slope else "nullptr"
+    def _kept(self, n: int) -> str:
+        """C++: that of a block's rows."""
+        return "".join(_shifted(buffer, self._shape.padded[n + 1]) for buffer in self._before(n)) or "nullptr"
+
+    def _made(self, n: int) -> Part:
+        """Where product n puts hidden features: what an activation is applied to stays until the way back."""
+        width = self._shape.padded[n + 1]
+        for buffer in self._before(n):
+            return Part(buffer, 0, width, width)
+        return self._hidden(n, n + 1)
+
+    def _function(self, n: int) -> str:
+        return self._shape.activations[n].upper()
 
     @property
     def _separable(self) -> str:
@@ -186,7 +195,7 @@ class WideMlp:
     def _template(self, n: int, following: int) -> str:
         """Template arguments of what makes the features after product n."""
         shape = self._shape
-        return f"{_ROWS}, {shape.padded[n + 1]}, {shape.activations[n].upper()}, {_flag(self._large(following))}"
+        return f"{_ROWS}, {shape.padded[n + 1]}, {self._function(n)}, {_flag(self._large(following))}"
 
     def _products(
         self, n: int, transposed: bool, sources: tuple[Part, ...], targets: tuple[Part, ...]

@@ -17,9 +17,9 @@ SHARED_BYTES = 99 * 1024
 """Shared memory of a block, at most: what compute capability 12.0 has."""
 
 # Widest hidden features -> edges of a tile, warps along the tile and across the columns. A warp's sums are then at most
-# 32 rows by 64 columns, 64 numbers a lane; in float64 16 rows. Narrow MLPs wait for memory more than they multiply: on an
-# H200 they reached 47 to 68 % of their roof with 128 edges a tile. With 64 a lane has half the sums, so that twice as many
-# warps share a multiprocessor, and their matrices, read once a tile, are small.
+# 32 rows by 64 columns, 64 numbers a lane; in float64 16 rows. Narrow MLPs wait for memory more than they multiply: on
+# an H200 they reached 47 to 68 % of their roof with 128 edges a tile. With 64 a lane has half the sums, so that twice
+# as many warps share a multiprocessor, and their matrices, read once a tile, are small.
 _TILES = {
     4: ((32, (64, 4, 1)), (64, (64, 4, 1)), (128, (128, 4, 2)), (256, (64, 2, 4))),
     8: ((32, (64, 4, 1)), (64, (64, 4, 1)), (128, (64, 4, 2)), (256, (32, 2, 4))),

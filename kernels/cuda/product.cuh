@@ -9,7 +9,9 @@
 //     SUMS_OF_EIGHT float32, every eight k summed in float64: of few numbers a product's own error is the last word
 //     MATRIX_TF32   on the matrix units, from operands that are TF32 numbers (or are rounded here: ROUNDING_TF32)
 //     SPLIT_TF32    float32 on the matrix units: each operand is the sum of two TF32 numbers; three products (the
-//                   fourth, of the two remainders, is below float32's last bit)
+//                   fourth, of the two remainders, is below float32's last bit). The units cut sums off instead of
+//                   rounding them, so of every eight k the sum is added outside of them (Ootomo and Yokota, Int. J.
+//                   High Perform. Comput. Appl. 36, 475, 2022): else `single` errs ten times as much as float32
 //     MATRIX_F64    float64 on the matrix units
 //
 // Shared memory is read without bank conflicts: see `row_stride` and `slab_stride` in mlp_chain.py. With TF32 a lane
@@ -158,12 +160,17 @@ DEVICE void multiply_by_tf32(Result& sums, const REAL* a, const REAL* b, int g, 
     if constexpr (SPLIT) {
 #pragma unroll
       for (int i = 0; i < Result::MI; ++i) {
-        mma_m16n8k8_tf32(sums.of[i][j], left_rest[i], right);
-        mma_m16n8k8_tf32(sums.of[i][j], left[i], right_rest);
-      }
-    }
+        float eight[4] = {};
+        mma_m16n8k8_tf32(eight, left_rest[i], right);
+        mma_m16n8k8_tf32(eight, left[i], right_rest);
+        mma_m16n8k8_tf32(eight, left[i], right);
 #pragma unroll
-    for (int i = 0; i < Result::MI; ++i) mma_m16n8k8_tf32(sums.of[i][j], left[i], right);
+        for (int n = 0; n < 4; ++n) sums.of[i][j][n] += eight[n];
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < Result::MI; ++i) mma_m16n8k8_tf32(sums.of[i][j], left[i], right);
+    }
   }
 }
 

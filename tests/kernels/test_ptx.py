@@ -121,13 +121,16 @@ def test_rounding_to_tf32_keeps_what_is_not_a_number(module: CpuModule) -> None:
 
 
 def test_product_in_tf32(module: CpuModule) -> None:
-    """Bit for bit: products of TF32 numbers are exact in float32, and sums run in the order of k."""
+    """Bit for bit: products of TF32 numbers are exact, and their sum is cut off at float32's last bit."""
     rng = np.random.default_rng(1)
     a, b, start = (rng.standard_normal(shape, "f4") for shape in ((16, 8), (8, 8), (16, 8)))
     a, b = to_tf32(a), to_tf32(b)
-    expected, got = start.copy(), start.copy()
+    got = start.copy()
+    whole = start.astype("f8")
     for k in range(8):
-        expected += a[:, k, None] * b[k]
+        whole += a[:, k, None].astype("f8") * b[k]
+    nearest = whole.astype("f4")
+    expected = np.where(np.abs(nearest) > np.abs(whole), np.nextafter(nearest, np.float32(0)), nearest)
     module.launch("multiply_tf32", (1,), (32,), (a.view("u4"), b.view("u4"), got))
     assert (got == expected).all()
     assert abs(got - (start + a.astype("f8") @ b.astype("f8"))).max() < 1e-5  # 8 roundings of numbers up to 10

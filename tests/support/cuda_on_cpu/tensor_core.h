@@ -1,7 +1,8 @@
 // Tensor-core instructions: the 32 lanes' fragments are gathered once, multiplied, and handed back.
 //
-// Layout of fragments: PTX ISA, "Matrix Fragments for mma.m16n8k8" (.tf32) and "mma.m8n8k4" (.f64). In what order and
-// with what rounding the hardware adds within one instruction is not stated for TF32; here: a chain in the order of k.
+// Layout of fragments: PTX ISA, "Matrix Fragments for mma.m16n8k8" (.tf32) and "mma.m8n8k4" (.f64). How the hardware adds
+// within one instruction is not stated for TF32; measured, it cuts sums off instead of rounding them (Fasi, Higham,
+// Mikaitis and Pranesh, PeerJ Comput. Sci. 7, e330, 2021). Here: the exact sum, cut off at float32's last bit.
 #pragma once
 
 namespace cuda_on_cpu {
@@ -26,9 +27,10 @@ UNWATCHED static void require_whole_warp(uint32_t present) {
 
 UNWATCHED static void deliver_mma_tf32(void* const* slots, uint32_t present) {
   require_whole_warp(present);
-  typedef float Row __attribute__((vector_size(32)));  // 8 columns
+  typedef double Row __attribute__((vector_size(64)));  // 8 columns
+  typedef int64_t Bits __attribute__((vector_size(64)));
   Row b[8], d[16];
-  float a[16][8];
+  double a[16][8];
   for (int lane = 0; lane < warp_lanes; lane++) {
     const Tf32Slot& slot = *static_cast<Tf32Slot*>(slots[lane]);
     const int g = lane >> 2, t = lane & 3;
@@ -43,15 +45,17 @@ UNWATCHED static void deliver_mma_tf32(void* const* slots, uint32_t present) {
     d[g + 8][2 * t] = slot.d[2];
     d[g + 8][2 * t + 1] = slot.d[3];
   }
-  for (int row = 0; row < 16; row++)
-    for (int k = 0; k < 8; k++) d[row] += a[row][k] * b[k];  // 11-bit factors: the product is exact, as if fused
+  for (int row = 0; row < 16; row++) {
+    for (int k = 0; k < 8; k++) d[row] += a[row][k] * b[k];
+    d[row] = (Row)((Bits)d[row] & ~((int64_t(1) << 29) - 1));  // float32 has 29 bits fewer
+  }
   for (int lane = 0; lane < warp_lanes; lane++) {
     const Tf32Slot& slot = *static_cast<Tf32Slot*>(slots[lane]);
     const int g = lane >> 2, t = lane & 3;
-    slot.d[0] = d[g][2 * t];
-    slot.d[1] = d[g][2 * t + 1];
-    slot.d[2] = d[g + 8][2 * t];
-    slot.d[3] = d[g + 8][2 * t + 1];
+    slot.d[0] = (float)d[g][2 * t];
+    slot.d[1] = (float)d[g][2 * t + 1];
+    slot.d[2] = (float)d[g + 8][2 * t];
+    slot.d[3] = (float)d[g + 8][2 * t + 1];
   }
 }
 

@@ -1,7 +1,7 @@
 """Measure the CUDA potential on a GPU: does it run, is it right, how fast is it, how fast is upstream.
 
     python tools/gpu_report.py --phase prepare --prepared FOLDER [--architecture sm_90] [--upstream-python PATH]
-    python tools/gpu_report.py --phase smoke|accuracy|speed|md|upstream --prepared FOLDER [--record FILE.json]
+    python tools/gpu_report.py --phase smoke|accuracy|speed|tiles|md|upstream --prepared FOLDER [--record FILE.json]
 
 `prepare` needs no GPU: it compiles every kernel to the machine code that the other phases load, and computes what
 their results are compared with. The others write bench/results/DATE-gpu-NAME.json, after every result, and skip what
@@ -11,6 +11,7 @@ the file has: each takes at most --seconds (330) and goes on where it stopped wh
     accuracy  each bound of docs/accuracy.md: `double`, `single`, `mixed`, bitwise repetition, independence of chunks
     speed     bundled, medium and SC'23-shaped models on water: evaluations, kernel by kernel, against the rates of this
               run and the counts of tools/roofline.py; memory
+    tiles     the fused models by other tiles of edges
     md        whole steps: the CPU's trajectory, the same bits however launched, steps/s, drift, the largest system
     upstream  nequip and allegro on the same GPU, the same structures, alternately with ours
 
@@ -36,6 +37,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from allegro_sim.errors import AllegroSimError, OutputError
+from allegro_sim.tools import gpu_report_tiles as tiles
 from allegro_sim.tools import roofline
 from allegro_sim.tools.benchmark_models import (
     SC23_FLOPS,
@@ -45,7 +47,7 @@ from allegro_sim.tools.benchmark_models import (
     count_weights,
 )
 
-PHASES = ("prepare", "smoke", "accuracy", "speed", "md", "upstream")
+PHASES = ("prepare", "smoke", "accuracy", "speed", "tiles", "md", "upstream")
 RESULTS = Path(__file__).resolve().parent.parent / "bench" / "results"
 
 SPEED_MODELS = ("bundled", "medium", "sc23", "sc23_legacy")
@@ -437,6 +439,8 @@ def _run(arguments: argparse.Namespace) -> int:
         items = accuracy_items(gpu, prepared.expected())
     elif arguments.phase == "speed":
         items = speed_items(gpu, record)
+    elif arguments.phase == "tiles":
+        items = (Item(tiles.key(*case), lambda c=case: tiles.measure(gpu, *c)) for case in tiles.cases())
     elif arguments.phase == "md":
         from allegro_sim.tools.gpu_report_md import md_items
 

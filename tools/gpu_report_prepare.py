@@ -25,6 +25,7 @@ from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.folding import fold_model
 from allegro_sim.simulation import Simulation
 from allegro_sim.structure import Structure, read_structure
+from allegro_sim.tools import gpu_report_tiles as tiles
 from allegro_sim.tools.bench_upstream import commit
 from allegro_sim.tools.benchmark_models import MODELS, benchmark_model, water_box
 from allegro_sim.tools.compile_kernels import (
@@ -159,6 +160,9 @@ def prepare(folder: Path, architectures: list[str], upstream_python: str | None,
     _expect_water(expected)
     _expect_alloy(expected, benchmark_model("many_types"))
     _expect_zoo(expected, cubins, architectures)
+    for model_name, tile in tiles.cases():
+        with tiles.all_tiles(tile):
+            _compile(cubins, [(benchmark_model(model_name), "mixed")], architectures)
     np.savez(folder / TRAJECTORY, **trajectory(benchmark_model("bundled"), device="cpu"))
     _relax_dhfr(folder)
     if upstream_python:
@@ -246,6 +250,11 @@ def _expect_zoo(folder: Path, cubins: Path, architectures: list[str]) -> None:
         wanted.append(model)
 
     wanted.append(load_model(DHFR / "bio.h5"))
+    _compile(cubins, [(model, precision) for model in wanted for precision in PRECISIONS], architectures)
+
+
+def _compile(cubins: Path, wanted: list[tuple[AllegroModel, str]], architectures: list[str]) -> None:
+    """Modules of (model, precision)."""
 
     def keep(model: AllegroModel, precision: str, architecture: str) -> None:
         layout = Layout(model, precision, matrix_units=capability_of(architecture) in MATRIX_UNITS)
@@ -253,7 +262,7 @@ def _expect_zoo(folder: Path, cubins: Path, architectures: list[str]) -> None:
         if not path.exists():  # its name says what it was made from
             path.write_bytes(compile_module(layout.source, architecture)[0])
 
-    jobs = [(model, precision, arch) for model in wanted for precision in PRECISIONS for arch in architectures]
+    jobs = [(model, precision, arch) for model, precision in wanted for arch in architectures]
     with ThreadPoolExecutor(len(affinity())) as pool:
         for _ in pool.map(lambda job: keep(*job), jobs):
             pass

@@ -17,7 +17,7 @@ from allegro_sim.model.reference import evaluate_structure
 from allegro_sim.potential import folding
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import system_buffers
-from allegro_sim.tools import gpu_report, gpu_report_device, gpu_report_prepare, roofline
+from allegro_sim.tools import gpu_report, gpu_report_device, gpu_report_prepare, gpu_report_tiles, roofline
 from allegro_sim.tools.benchmark_legacy import many_types_model
 from allegro_sim.tools.benchmark_models import benchmark_model, count_weights
 
@@ -176,6 +176,17 @@ def test_the_sc23_model_is_what_it_claims():
     assert counts["weights"] == count_weights(benchmark_model("sc23")) == pytest.approx(7.86e6, rel=1e-3)
     assert counts["flops_as_written"] == pytest.approx(31.4e6, rel=2e-3)
     assert counts["legacy_weights"] == pytest.approx(7.85e6, rel=1e-3)
+
+
+@pytest.mark.parametrize(("model", "tile"), list(gpu_report_tiles.cases()))
+def test_other_tiles_are_possible_and_change_the_kernels(model, tile):
+    usual = Layout(benchmark_model(model), "mixed")
+    with gpu_report_tiles.all_tiles(tile):
+        layout = Layout(benchmark_model(model), "mixed")
+        found = gpu_report_tiles.measure(FakeGpu(), model, tile)
+        assert layout.kernels["latent_0_forward"].block == 32 * tile[1] * tile[2]
+    assert (layout.source == usual.source) == (tile == gpu_report_tiles.TRIED[model][0])
+    assert found["median_seconds"] > 0.0
 
 
 def test_deviations_hold_each_precision_to_its_own_bounds():

@@ -20,7 +20,7 @@ SHARED_BYTES = 99 * 1024
 # 32 rows by 64 columns, 64 numbers a lane; in float64 16 rows. Narrow MLPs wait for memory more than they multiply: on
 # an H200 they reached 47 to 68 % of their roof with 128 edges a tile. With 64 a lane has half the sums, so that twice
 # as many warps share a multiprocessor, and their matrices, read once a tile, are small.
-_TILES = {
+TILES = {
     4: ((32, (64, 4, 1)), (64, (64, 4, 1)), (128, (128, 4, 2)), (256, (64, 2, 4))),
     8: ((32, (64, 4, 1)), (64, (64, 4, 1)), (128, (64, 4, 2)), (256, (32, 2, 4))),
 }
@@ -56,7 +56,7 @@ class ChainLayout:
 
     def _choice(self) -> tuple[int, int, int]:
         width = self.held or min(max(self.outer, default=8), 128)
-        for widest, choice in _TILES[self.real_bytes]:
+        for widest, choice in TILES[self.real_bytes]:
             if width <= widest:
                 return choice
         raise ValueError(f"{width} hidden features do not fit the fused kernels")

@@ -60,11 +60,13 @@ template <class Chain> struct Place {
   }
 };
 
-// visit(i, half, j, row, column, pair) for all pairs of numbers of a block that this thread holds.
+// visit(i, half, row, column, pair) for the pairs of numbers of a block that this thread holds, of the eights of columns
+// from `first` on, before `last`.
 template <class Chain, int NJ, int N, class Visit>
-DEVICE void for_each_pair(const Place<Chain>& place, Sums<Place<Chain>::MI, NJ>& sums, int block, Visit visit) {
+DEVICE void for_each_pair(const Place<Chain>& place, Sums<Place<Chain>::MI, NJ>& sums, int block, Visit visit,
+                          int first = 0, int last = NJ) {
 #pragma unroll
-  for (int j = 0; j < NJ; ++j) {
+  for (int j = first; j < last; ++j) {
     const int column = place.column(block, NJ, j);
     if (N % (Chain::WARPS_N * NJ * 8) != 0 && column >= N) continue;
 #pragma unroll
@@ -78,7 +80,8 @@ DEVICE void for_each_pair(const Place<Chain>& place, Sums<Place<Chain>::MI, NJ>&
 }
 
 // Runs a chain. Rows: `const REAL* at(int z, int k)`, 16 bytes of the input of edge z. Epilogue: `hidden<P>(z, column,
-// pair) -> REAL2` gives what product P puts into the tile, `last(i, half, z, column, pair)` takes the last product.
+// pair) -> REAL2` gives what product P puts into the tile, `last(i, half, z, column, pair)` takes the last product, to
+// which `there(z, column, exists) -> REAL2` was added if ADDS.
 template <class Chain, class Rows, class Epilogue> struct ChainRun {
   const Place<Chain>& place;
   const Rows rows;
@@ -164,17 +167,43 @@ template <class Chain, class Rows, class Epilogue> struct ChainRun {
         stage = stage + 1 == Chain::STAGES ? 0 : stage + 1;
       }
       if constexpr (LAST) {
-        for_each_pair<Chain, Shape::NJ, Shape::N>(
-            place, sums, block,
-            [&](int i, int half, int row, int column, REAL2 pair) {
-              epilogue.last(i, half, start + row, column, pair);
-            });
+        constexpr int NJ = Shape::NJ, TOGETHER = Epilogue::ADDS ? 4 : NJ;  // as many loads as there are registers for
+#pragma unroll
+        for (int first = 0; first < NJ; first += TOGETHER) {
+          const int last = first + TOGETHER < NJ ? first + TOGETHER : NJ;
+          if constexpr (Epilogue::ADDS) add_what_is_there<Shape>(sums, block, first, last);
+          for_each_pair<Chain, NJ, Shape::N>(
+              place, sums, block,
+              [&](int i, int half, int row, int column, REAL2 pair) {
+                epilogue.last(i, half, start + row, column, pair);
+              },
+              first, last);
+        }
       } else {
         __syncthreads();  // all have read the tile
         store_hidden<P>(sums);
       }
     }
     if constexpr (!LAST) product<P + 1>();
+  }
+
+  // Results are added to what stands in memory: before any of them is stored, so that these loads may be under way
+  // together.
+  template <class Shape>
+  DEVICE void add_what_is_there(Sums<Place<Chain>::MI, Shape::NJ>& sums, int block, int first, int last) {
+#pragma unroll
+    for (int j = first; j < last; ++j) {
+      const int column = place.column(block, Shape::NJ, j);
+#pragma unroll
+      for (int i = 0; i < Place<Chain>::MI; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const bool exists = !Shape::RAGGED || column < Shape::N;
+          const REAL2 there = epilogue.there(start + place.row(i, half), column, exists);
+          sums.of[i][j][2 * half] += there.x;
+          sums.of[i][j][2 * half + 1] += there.y;
+        }
+    }
   }
 
   template <int P> DEVICE void store_hidden(Sums<Place<Chain>::MI, Chain::NJ[P]>& sums) {

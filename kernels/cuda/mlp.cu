@@ -5,8 +5,8 @@
 // activations, kept in memory. Every number of an edge is computed from that edge's row alone, in an order that does
 // not depend on the row's place. Each MLP is a struct of constants written by mlp_header.py (`Mlp`, with the chains
 // Mlp::Forward and Mlp::Backward), and so are the entry points that call the functions below, and the structs that know
-// where features stand (mlp_parts.py): `Rows` with at(z, k), `Columns` with store(z, column, pair), which overwrites
-// or accumulates and rounds operands as the MLP's parts say.
+// where features stand (mlp_parts.py): `Rows` with at(z, k), `Columns` with store(z, column, pair), which rounds operands
+// as the MLP's parts say, and there(z, column, exists), to which a result is added where they say so.
 #pragma once
 #include "activations.cuh"
 #include "chain.cuh"
@@ -40,7 +40,7 @@ DEVICE void two_body_sums(Sums<Place<Chain>::MI, NJ>& sums, const REAL* __restri
   constexpr int MI = Place<Chain>::MI;
   const int start = blockIdx.x * Chain::TILE;
   sums.clear();
-#pragma unroll 1
+#pragma unroll(NJ == 1 ? 4 : 1)  // of few columns the loads of several functions are under way together
   for (int n = 0; n < NB; ++n) {
     REAL radial[MI][2];
 #pragma unroll
@@ -111,9 +111,11 @@ DEVICE void add_radial_slope(REAL (&part)[Place<Chain>::MI][2], int column,
 // What forward passes that end in features have in common: activations between products, results in columns.
 template <class Mlp, class Columns> struct ForwardEpilogue {
   using Chain = typename Mlp::Forward;
+  static constexpr bool ADDS = Columns::ADDS;
   const Slopes<Mlp>& slopes;
   Columns columns;
 
+  DEVICE REAL2 there(int z, int column, bool exists) const { return columns.there(z, column, exists); }
   template <int P> DEVICE REAL2 hidden(int z, int column, REAL2 pair) const {
     constexpr int N = Mlp::FIRST + P;
     pair = activate_pair<Mlp::ACTIVATION[N]>(pair, slopes.template at<N>(z, column));
@@ -143,6 +145,7 @@ DEVICE void embedding_tile_forward(const Columns columns, const Slopes<Mlp>& slo
         place, sums, block, [&](int, int, int row, int column, REAL2 pair) {
           const int z = chain.start + row;
           if constexpr (Chain::PRODUCTS == 0) {
+            static_assert(!Columns::ADDS, "nothing is there before the embedding");
             epilogue.columns.store(z, column, pair);
           } else {
             pair = activate_pair<Mlp::ACTIVATION[0]>(pair, slopes.template at<0>(z, column));
@@ -167,6 +170,7 @@ DEVICE void rows_tile_forward(const Columns columns, const Slopes<Mlp>& slopes, 
 
 template <class Mlp> struct EnergyEpilogue {
   using Chain = typename Mlp::Forward;
+  static constexpr bool ADDS = false;
   const Slopes<Mlp>& slopes;
   const double* energy_weights;
   double part[Place<Chain>::MI][2] = {};
@@ -242,9 +246,11 @@ template <class Mlp> struct BackwardEpilogue {
 };
 
 template <class Mlp, class Columns> struct GradientEpilogue : BackwardEpilogue<Mlp> {
+  static constexpr bool ADDS = Columns::ADDS;
   const Columns columns;
   DEVICE GradientEpilogue(const Slopes<Mlp>& slopes, const Columns columns)
       : BackwardEpilogue<Mlp>{slopes}, columns(columns) {}
+  DEVICE REAL2 there(int z, int column, bool exists) const { return columns.there(z, column, exists); }
   DEVICE void last(int, int, int z, int column, REAL2 pair) const { columns.store(z, column, pair); }
 };
 
@@ -266,6 +272,7 @@ DEVICE void readout_tile_backward(const Columns columns, const Slopes<Mlp>& slop
       pair = slopes.template times<Mlp::ACTIVATIONS - 1>(z, column, pair);
       store_pair(shared + row * Chain::TILE_STRIDE + column, rounded_if<reads_tf32<Chain, 0>()>(pair));
     } else {
+      static_assert(!Columns::ADDS, "nothing is there before the read-out's way back");
       epilogue.last(0, 0, z, column, pair);
     }
   }
@@ -286,6 +293,7 @@ DEVICE void rows_tile_backward(const Columns columns, const Slopes<Mlp>& slopes,
 
 template <class Mlp> struct RadialSlope : BackwardEpilogue<Mlp> {
   using Chain = typename Mlp::Backward;
+  static constexpr bool ADDS = false;
   const REAL *basis_slopes, *two_body;
   const Place<Chain>& place;
   int capacity;

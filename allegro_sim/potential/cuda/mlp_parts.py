@@ -6,7 +6,7 @@ struct that finds a column of the vector; the wide path makes one product of cuB
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -94,18 +94,72 @@ def rows_text(name: str, parts: tuple[Part, ...]) -> str:
 
 
 def columns_text(name: str, parts: tuple[Part, ...]) -> str:
-    """The struct `name`: store(z, column, pair) writes two columns of row z."""
-    parts = joined(parts, by_rounding=True)
+    """The struct `name`, of two columns of row z: store(z, column, pair) writes a result, rounded if its reader wants
+    it; there(z, column, exists) is what it is added to, -0 where it is not. ADDS: whether there is anything to add to.
+
+    Parts that lie side by side differ without branches, so that loads of many columns are under way together.
+    """
+    places = _places(joined(parts, by_rounding=True))
     lines = [f"  REAL* {buffer};" for buffer in _members(parts)]
+    lines += [f"  static constexpr bool ADDS = {'true' if any(place.added for place in places) else 'false'};"]
     lines += ["  DEVICE void store(int z, int column, REAL2 pair) const {"]
+    for place in places:
+        rounded = _condition(place.rounded, place)
+        both = f"{rounded} ? rounded_if<true>(pair) : pair"
+        value = {"true": "rounded_if<true>(pair)", "false": "pair"}.get(rounded, both)
+        guard = "" if place is places[-1] else f"if (column < {place.end}) "
+        lines.append(f"    {guard}return store_pair({place.address}, {value});")
+    lines += ["  }"]
+    if any(place.added for place in places):
+        lines += ["  DEVICE REAL2 there(int z, int column, bool exists) const {"]
+        lines += ["    REAL2 pair = pair_of(-REAL(0), -REAL(0));"]
+        for place in places:
+            condition = _condition(place.added, place) if len(places) == 1 else _spans(place.added)
+            lines.append(f"    if (exists && ({condition})) pair = load_pair({place.address});")
+        lines += ["    return pair;", "  }"]
+    return f"struct {name} {{\n" + "\n".join(lines) + "\n};\n"
+
+
+@dataclass
+class _Place:
+    """Columns start .. end of a vector that one expression finds, and which of them are added to and rounded."""
+
+    address: str
+    start: int
+    end: int
+    added: list[tuple[int, int]] = field(default_factory=list)
+    rounded: list[tuple[int, int]] = field(default_factory=list)
+
+
+def _places(parts: tuple[Part, ...]) -> list[_Place]:
+    found: list[_Place] = []
     start = 0
-    for n, part in enumerate(parts):
-        guard = "" if n == len(parts) - 1 else f"if (column < {start + part.width}) "
-        lines += [f"    {guard}{{", f"      REAL* to = {part.address(_less('column', start))};"]
-        lines += ["      pair = sum_of_pairs(load_pair(to), pair);"] * part.added
-        lines += [f"      return store_pair(to, rounded_if<{'true' if part.rounded else 'false'}>(pair));", "    }"]
-        start += part.width
-    return f"struct {name} {{\n" + "\n".join(lines) + "\n  }\n};\n"
+    for part in parts:
+        address, end = replace(part, offset=part.offset - start).address("column"), start + part.width
+        if not found or found[-1].address != address:
+            found.append(_Place(address, start, end))
+        found[-1].end = end
+        for wanted, spans in ((part.added, found[-1].added), (part.rounded, found[-1].rounded)):
+            if wanted and spans and spans[-1][1] == start:
+                spans[-1] = spans[-1][0], end
+            elif wanted:
+                spans.append((start, end))
+        start = end
+    return found
+
+
+def _condition(spans: list[tuple[int, int]], place: _Place) -> str:
+    """C++: whether a column of this place lies in one of these spans."""
+    return "true" if spans == [(place.start, place.end)] else _spans(spans, place.start, place.end)
+
+
+def _spans(spans: list[tuple[int, int]], first: int = 0, last: int = -1) -> str:
+    """C++: whether `column`, which lies from `first` to `last`, lies in one of these spans."""
+    inside = []
+    for start, end in spans:
+        limits = [f"column >= {start}"] * (start != first) + [f"column < {end}"] * (end != last)
+        inside.append(f"({' && '.join(limits)})")
+    return " || ".join(inside) or "false"
 
 
 def value_text(name: str, parts: tuple[Part, ...]) -> str:

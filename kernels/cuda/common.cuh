@@ -60,7 +60,6 @@ DEVICE REAL2 pair_of(REAL first, REAL second) {
 DEVICE REAL2 load_pair(const REAL* address) { return *reinterpret_cast<const REAL2*>(address); }
 DEVICE void store_pair(REAL* address, REAL2 pair) { *reinterpret_cast<REAL2*>(address) = pair; }
 
-DEVICE REAL2 sum_of_pairs(REAL2 a, REAL2 b) { return pair_of(a.x + b.x, a.y + b.y); }
 
 DEVICE void load_wide(float (&numbers)[4], const float* address) {
   const float4 wide = *reinterpret_cast<const float4*>(address);

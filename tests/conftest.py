@@ -37,6 +37,10 @@ def gpu_is_there() -> bool:
 os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "0" if gpu_is_there() else "1")
 SIMULATED = os.environ["NUMBA_ENABLE_CUDASIM"] == "1"
 
+# Ranks outnumber the cores here, and one of MPICH that waits spins until the system takes its core away; with this it
+# sleeps a moment, and a message takes a tenth of the time. For runs on cores of their own it would be slower.
+os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
+
 # The same examples on every run, and no deadline: the first call of a kernel may compile it.
 hypothesis.settings.register_profile("reproducible", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("reproducible")

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from allegro_sim.cell import Cell
 from allegro_sim.kernels.cpu.allegro import work
 from allegro_sim.kernels.cpu.edges import Atoms, Sums, merge_rows, plan_chunks
 from allegro_sim.model.description import AllegroModel
@@ -111,7 +112,7 @@ class CpuPotential:
             positions=np.zeros((0, 3)),
             images=np.zeros((0, 3), np.int32),
             types=np.zeros(0, np.int32),
-            cell=np.zeros((3, 3)),
+            cell=Cell(None, False).vectors,  # read-only as every cell's: kernels of other arrays are other kernels
             row_offsets=np.zeros(1, np.int64),
             indices=np.zeros(0, np.int32),
             energies=np.zeros(0),

@@ -101,7 +101,10 @@ def repeat_harmonics(values, slopes, repeated, degrees, count):
     at = degrees * degrees
     for degree in repeated:
         for component in range(degree * degree, (degree + 1) * (degree + 1)):
-            values[at, :count] = values[component, :count]
+            # Loops, not slices: NumPy's checks of two shapes take seconds to compile.
+            for z in range(count):
+                values[at, z] = values[component, z]
             for c in range(3):
-                slopes[3 * at + c, :count] = slopes[3 * component + c, :count]
+                for z in range(count):
+                    slopes[3 * at + c, z] = slopes[3 * component + c, z]
             at += 1

@@ -107,9 +107,8 @@ def build(source: str, flags: tuple[str, ...], include: tuple[str, ...], link: s
     table = ", ".join(f'cuda_on_cpu::Entry<cuda::{name}>::kernel("{name}")' for name in kernels)
     # Made while the module is loaded, and never destroyed: threads may ask for it at the same time, and at any time.
     text = _translate(text) + (
-        "using Kernels = std::vector<cuda_on_cpu::Kernel>;\n"
-        f"static const Kernels* const table = new Kernels{{{table}}};\n"
-        "static const Kernels& kernel_table() { return *table; }\n"
+        f"static const cuda_on_cpu::Kernel* const table = new cuda_on_cpu::Kernel[{len(kernels) + 1}]{{{table}}};\n"
+        "static const cuda_on_cpu::Kernel* kernel_table() { return table; }\n"
     )
     version = _call_compiler(["--version"], "")[0]
     key = hashlib.sha256("\0".join((text, version, link, *flags)).encode()).hexdigest()[:32]

@@ -9,14 +9,14 @@ UNWATCHED static void copy_async(void* target, const void* source, unsigned byte
   if (reinterpret_cast<uintptr_t>(target) % bytes || reinterpret_cast<uintptr_t>(source) % bytes)
     fail("cp.async: addresses must be multiples of %u bytes", bytes);
   if (source_bytes > bytes) fail("cp.async: source size %u over %u bytes", source_bytes, bytes);
-  state.current->copies.push_back({target, source, bytes, source_bytes});
+  state.current->copies.add({target, source, bytes, source_bytes});
 }
 
 UNWATCHED inline void copy_async_commit() {
   Thread* here = state.current;
-  size_t closed = here->copies.size();
-  for (size_t group : here->copies_closed) closed -= group;
-  here->copies_closed.push_back(closed);
+  size_t open = here->copies.count;
+  for (size_t group = 0; group < here->copies_closed.count; group++) open -= here->copies_closed.items[group];
+  here->copies_closed.add(open);
 }
 
 // Word by word and watched: the sanitizers and the byte counters see the copy as the thread's own.
@@ -30,10 +30,11 @@ inline void copy_now(const AsyncCopy& copy) {
 // Waits until no more than `newest` of the committed groups are under way.
 inline void copy_async_wait(size_t newest) {
   Thread* here = state.current;
-  while (here->copies_closed.size() > newest) {
-    for (size_t i = 0; i < here->copies_closed.front(); i++) copy_now(here->copies[i]);
-    here->copies.erase(here->copies.begin(), here->copies.begin() + static_cast<long>(here->copies_closed.front()));
-    here->copies_closed.erase(here->copies_closed.begin());
+  while (here->copies_closed.count > newest) {
+    const size_t oldest = here->copies_closed.items[0];
+    for (size_t i = 0; i < oldest; i++) copy_now(here->copies.items[i]);
+    here->copies.drop_first(oldest);
+    here->copies_closed.drop_first(1);
   }
 }
 

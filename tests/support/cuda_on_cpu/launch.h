@@ -4,29 +4,43 @@
 namespace cuda_on_cpu {
 
 // ---- A parameter's type as text: f4 u8 i4 b1 for a number, *f4 *f4x2 *V12 *v for a pointer, a trailing c if const
+using Text = List<char>;
+
+UNWATCHED inline void put(Text& text, const char* letters, size_t number = 0) {
+  for (; *letters; letters++) text.add(*letters);
+  if (number >= 10) put(text, "", number / 10);
+  if (number) text.add(static_cast<char>('0' + number % 10));
+}
+
 template <class T>
 struct Name {
-  static std::string text() {
-    if (std::is_floating_point<T>::value) return "f" + std::to_string(sizeof(T));
-    if (std::is_same<T, bool>::value) return "b1";
-    if (std::is_integral<T>::value) return (std::is_unsigned<T>::value ? "u" : "i") + std::to_string(sizeof(T));
-    return "V" + std::to_string(sizeof(T));
+  static void write(Text& text) {
+    const bool is_signed = std::is_signed<T>::value;
+    if (std::is_floating_point<T>::value) put(text, "f", sizeof(T));
+    else if (std::is_same<T, bool>::value) put(text, "b1");
+    else if (std::is_integral<T>::value) put(text, is_signed ? "i" : "u", sizeof(T));
+    else put(text, "V", sizeof(T));
   }
 };
 template <>
 struct Name<void> {
-  static std::string text() { return "v"; }
+  static void write(Text& text) { put(text, "v"); }
 };
 template <class T>
 struct Name<T*> {
-  static std::string text() {
-    return "*" + Name<std::remove_cv_t<T>>::text() + (std::is_const<T>::value ? "c" : "");
+  static void write(Text& text) {
+    put(text, "*");
+    Name<std::remove_cv_t<T>>::write(text);
+    if (std::is_const<T>::value) put(text, "c");
   }
 };
-#define VECTOR_NAME(T, N, ELEMENT)                                                               \
-  template <>                                                                                    \
-  struct Name<cuda::T> {                                                                         \
-    static std::string text() { return Name<ELEMENT>::text() + "x" #N; } \
+#define VECTOR_NAME(T, N, ELEMENT)  \
+  template <>                       \
+  struct Name<cuda::T> {            \
+    static void write(Text& text) { \
+      Name<ELEMENT>::write(text);   \
+      put(text, "x" #N);            \
+    }                               \
   };
 #define VECTOR_NAMES(T, ELEMENT) \
   VECTOR_NAME(T##2, 2, ELEMENT) VECTOR_NAME(T##3, 3, ELEMENT) VECTOR_NAME(T##4, 4, ELEMENT)
@@ -42,7 +56,7 @@ VECTOR_NAMES(ulonglong, unsigned long long)
 struct Kernel {
   const char* name;
   void (*call)(void**);
-  std::string parameters;  // separated by spaces
+  const char* parameters;  // separated by spaces
 };
 
 template <auto function>
@@ -56,9 +70,10 @@ struct Entry<function> {
   }
   static void call(void** arguments) { unpack(arguments, std::index_sequence_for<Parameters...>{}); }
   static Kernel kernel(const char* name) {
-    std::string parameters;
-    ((parameters += Name<std::remove_cv_t<Parameters>>::text() + " "), ...);
-    return {name, call, parameters};
+    Text parameters;
+    ((Name<std::remove_cv_t<Parameters>>::write(parameters), parameters.add(' ')), ...);
+    parameters.add(0);
+    return {name, call, parameters.items};
   }
 };
 
@@ -103,15 +118,15 @@ UNWATCHED static int launch(const Kernel& kernel, const unsigned* sizes, size_t 
 
 }  // namespace cuda_on_cpu
 
-// ---- What cuda_runner.py calls; kernel_table() follows the kernels' source in the translation unit.
-static const std::vector<cuda_on_cpu::Kernel>& kernel_table();
+// ---- What cuda_runner.py calls; kernel_table() follows the kernels' source in the translation unit. The last has no name.
+static const cuda_on_cpu::Kernel* kernel_table();
 
 extern "C" {
 UNWATCHED int cuda_on_cpu_launch(unsigned kernel, const unsigned* sizes, size_t shared_bytes, void** arguments) {
   return cuda_on_cpu::launch(kernel_table()[kernel], sizes, shared_bytes, arguments);
 }
 UNWATCHED void cuda_on_cpu_release_stacks() { cuda_on_cpu::release_fibers(0); }
-UNWATCHED const char* cuda_on_cpu_parameters(unsigned kernel) { return kernel_table()[kernel].parameters.c_str(); }
+UNWATCHED const char* cuda_on_cpu_parameters(unsigned kernel) { return kernel_table()[kernel].parameters; }
 UNWATCHED const char* cuda_on_cpu_message() { return cuda_on_cpu::state.message; }
 UNWATCHED void cuda_on_cpu_set_order(int order, uint64_t seed, int blocks_reversed) {
   cuda_on_cpu::state.order = static_cast<cuda_on_cpu::Order>(order);

@@ -1,16 +1,21 @@
 // CUDA C++ on the CPU: what the translation unit of a kernel module includes (see ../cuda_runner.py).
 //
 //   fibers.h      stacks and the switch between them        vectors.h     float4, double2, ...
-//   scheduler.h   threads, barriers, warps, deadlock        arithmetic.h  CUDA's functions of one thread
-//   warp.h        shuffles, votes, __syncthreads            atomics.h     atomicAdd, ...
-//   tensor_core.h mma instructions                          async_copy.h  cp.async
-//   shared_memory.h  __shared__, static and dynamic         traffic.h     bytes of global memory, counted
+//   list.h        a list that grows                         arithmetic.h  CUDA's functions of one thread
+//   scheduler.h   threads, barriers, warps, deadlock        atomics.h     atomicAdd, ...
+//   warp.h        shuffles, votes, __syncthreads            async_copy.h  cp.async
+//   tensor_core.h mma instructions                          traffic.h     bytes of global memory, counted
+//   shared_memory.h  __shared__, static and dynamic
 //   launch.h      from NumPy's pointers to blocks           worker.h      the same in a process of its own
 //
 // What kernels see lies in namespace cuda, around the kernels' own source: there, names hide the C library's of the
 // same name (rsqrt, sinpi, ... of newer ones).
 #pragma once
 
+// Few headers of C++, as each is compiled again with every module: without its special functions <math.h> is half as
+// long, and <string> and <vector> would take as long as all the rest.
+#include <type_traits>
+#undef _GLIBCXX_USE_STD_SPEC_FUNCS
 #include <math.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -21,16 +26,14 @@
 #include <unistd.h>
 
 #include <limits>
-#include <string>
-#include <type_traits>
 #include <utility>
-#include <vector>
 
 #if defined(__SANITIZE_THREAD__) && !defined(COUNT_BYTES)
 #define WATCH_RACES
 #endif
 
 #include "fibers.h"
+#include "list.h"
 #include "scheduler.h"
 #include "shared_memory.h"
 #include "traffic.h"

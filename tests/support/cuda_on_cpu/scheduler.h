@@ -5,6 +5,7 @@
 // block is a loop of calls.
 #pragma once
 #include "fibers.h"
+#include "list.h"
 
 namespace cuda_on_cpu {
 
@@ -24,8 +25,8 @@ struct Thread {
   Dimensions index;
   int warp = 0, lane = 0;
   Fiber* fiber = nullptr;             // null: not begun, or ended
-  std::vector<AsyncCopy> copies;      // under way, oldest first
-  std::vector<size_t> copies_closed;  // copies in each committed group
+  List<AsyncCopy> copies;      // under way, oldest first
+  List<size_t> copies_closed;  // copies in each committed group
 };
 
 // Lanes of a warp that meet in one collective. When the last has come, `deliver` reads and writes all slots.
@@ -264,8 +265,8 @@ UNWATCHED static void meet(uint32_t mask, const char* what, void* slot, Deliver 
 
 UNWATCHED static void end_thread() {
   Thread* here = state.current;
-  if (!here->copies.empty())
-    fail("the thread ends with %zu asynchronous copies that it never waited for", here->copies.size());
+  if (here->copies.count)
+    fail("the thread ends with %zu asynchronous copies that it never waited for", here->copies.count);
   Warp& warp = state.warps[here->warp];
   publish(&state.alive);
   set_waiting(here);
@@ -328,8 +329,7 @@ UNWATCHED static void abandon_threads() {
   }
   for (Thread& thread : state.threads) {
     thread.fiber = nullptr;
-    thread.copies.clear();
-    thread.copies_closed.clear();
+    thread.copies.count = thread.copies_closed.count = 0;
   }
 }
 

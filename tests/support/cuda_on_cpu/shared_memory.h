@@ -10,9 +10,13 @@ namespace cuda_on_cpu {
 
 constexpr size_t max_shared_bytes = 227 << 10;  // what a block may have on compute capability 9.0
 
+struct Variable {
+  const char* begin;
+  size_t bytes;
+};
 struct SharedMemory {
-  size_t dynamic_bytes = 0;                               // of this launch
-  std::vector<std::pair<const char*, size_t>> variables;  // every static one that was met so far
+  size_t dynamic_bytes = 0;  // of this launch
+  List<Variable> variables;  // every static one that was met so far
 };
 static SharedMemory shared_memory;
 alignas(1024) static unsigned char dynamic_shared[max_shared_bytes];
@@ -28,7 +32,7 @@ UNWATCHED static void fill_with_ones(void* memory, size_t bytes) {
 // Where a static variable is declared; `seen` is its own: the block that was there last.
 UNWATCHED __attribute__((noinline)) static void begin_shared(uint64_t& seen, void* variable, size_t bytes) {
   if (seen == state.blocks_begun) return;
-  if (!seen) shared_memory.variables.push_back({static_cast<char*>(variable), bytes});
+  if (!seen) shared_memory.variables.add({static_cast<char*>(variable), bytes});
   seen = state.blocks_begun;
   fill_with_ones(variable, bytes);
 }
@@ -45,8 +49,10 @@ UNWATCHED static bool is_shared(const void* place, size_t bytes) {
   const char* p = static_cast<const char*>(place);
   const char* dynamic = reinterpret_cast<const char*>(dynamic_shared);
   if (p >= dynamic && p + bytes <= dynamic + shared_memory.dynamic_bytes) return true;
-  for (const auto& [begin, size] : shared_memory.variables)
-    if (p >= begin && p + bytes <= begin + size) return true;
+  for (size_t i = 0; i < shared_memory.variables.count; i++) {
+    const Variable& variable = shared_memory.variables.items[i];
+    if (p >= variable.begin && p + bytes <= variable.begin + variable.bytes) return true;
+  }
   return false;
 }
 

@@ -8,6 +8,8 @@
 //            the value if one
 //   reply    failed, bytes of the message: uint64; message; contents of all buffers
 #pragma once
+#include <string>
+#include <vector>
 
 namespace cuda_on_cpu {
 
@@ -83,7 +85,8 @@ int main() {
   int replies = dup(1);
   dup2(2, 1);  // what a sanitizer prints must not mix with replies
   std::string lines;
-  for (const cuda_on_cpu::Kernel& kernel : kernel_table()) lines += kernel.parameters + "\n";
+  for (const cuda_on_cpu::Kernel* kernel = kernel_table(); kernel->name; kernel++)
+    lines += std::string(kernel->parameters) + "\n";
   uint64_t length = lines.size();
   cuda_on_cpu::send(replies, &length, sizeof length);
   cuda_on_cpu::send(replies, lines.data(), length);

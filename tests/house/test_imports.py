@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -116,8 +117,13 @@ def sources(repository: Path) -> dict[str, Path]:
     return found
 
 
-def imported_names(module: str, path: Path, *, top_level_only: bool = False) -> Iterator[str]:
+@functools.cache
+def imported_names(module: str, path: Path, *, top_level_only: bool = False) -> tuple[str, ...]:
     """Absolute dotted names that a module imports; those for type checkers alone are left out."""
+    return tuple(_imported_names(module, path, top_level_only))
+
+
+def _imported_names(module: str, path: Path, top_level_only: bool) -> Iterator[str]:
 
     def visit(nodes: list[ast.stmt]) -> Iterator[ast.stmt]:
         for node in nodes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import mpi4py  # noqa: F401 (loaded before the fixtures replace it, so that they put it back)
 import numpy as np
 import pytest
 

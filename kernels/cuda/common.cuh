@@ -70,7 +70,7 @@ DEVICE void load_wide(double (&numbers)[2], const double* address) {
   numbers[0] = wide.x, numbers[1] = wide.y;
 }
 DEVICE void store_wide(float* address, const float (&numbers)[4]) {
-  *reinterpret_cast<float4*>(address) = make_float4(numbers[0], numbers[1], numbers[2], numbers[3]);
+  store_16(address, numbers);
 }
 DEVICE void store_wide(double* address, const double (&numbers)[2]) {
   *reinterpret_cast<double2*>(address) = make_double2(numbers[0], numbers[1]);

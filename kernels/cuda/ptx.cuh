@@ -48,6 +48,19 @@ __device__ __forceinline__ void mma_m8n8k4_f64(double (&d)[2], double a, double 
 #endif
 }
 
+// 16 bytes to global memory at once, at a multiple of 16: left to itself the assembler stores four times 4 bytes where that
+// suits its registers.
+__device__ __forceinline__ void store_16(float* global, const float (&x)[4]) {
+#ifdef CUDA_ON_CPU
+  for (int n = 0; n < 4; n++) global[n] = x[n];
+#else
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(__cvta_generic_to_global(global)), "f"(x[0]), "f"(x[1]), "f"(x[2]), "f"(x[3])
+               : "memory");
+#endif
+}
+
 // ---- Copies from global to shared memory beside the computation. A copy may land at any time until its own thread has
 // waited for its group; other threads see it after a barrier that follows.
 

@@ -15,6 +15,38 @@ template <int ROWS, int WIDTH, class Visit> DEVICE void for_each_piece(Visit vis
     visit((int)blockIdx.x * ROWS + n / PIECES, n % PIECES * REALS_16);
 }
 
+// 16 bytes of a row.
+struct Piece {
+  REAL of[REALS_16];
+};
+
+DEVICE Piece piece_at(const REAL* address) {
+  Piece piece;
+  load_wide(piece.of, address);
+  return piece;
+}
+
+// store(z, column, load(z, column)) for every 16 bytes of the block's rows, each once: several are loaded before the first
+// is stored, so that a thread waits for memory once for all of them. What is stored must not be what another loads.
+template <int ROWS, int WIDTH, class Load, class Store> DEVICE void for_pieces_together(Load load, Store store) {
+  constexpr int PIECES = WIDTH / REALS_16, COUNT = ROWS * PIECES, TOGETHER = 4;
+  constexpr bool WHOLE = COUNT % (TOGETHER * WIDE_THREADS) == 0;
+  for (int first = threadIdx.x; first < COUNT; first += TOGETHER * WIDE_THREADS) {
+    decltype(load(0, 0)) loaded[TOGETHER];
+#pragma unroll
+    for (int t = 0; t < TOGETHER; ++t) {
+      const int own = first + t * WIDE_THREADS;
+      const int n = WHOLE || own < COUNT ? own : COUNT - 1;  // a branch would make one load wait for another
+      loaded[t] = load((int)blockIdx.x * ROWS + n / PIECES, n % PIECES * REALS_16);
+    }
+#pragma unroll
+    for (int t = 0; t < TOGETHER; ++t) {
+      const int n = first + t * WIDE_THREADS;
+      if (WHOLE || n < COUNT) store((int)blockIdx.x * ROWS + n / PIECES, n % PIECES * REALS_16, loaded[t]);
+    }
+  }
+}
+
 // The sum over columns of term(column), of two neighbours each, in every lane of the warp.
 template <int WIDTH, class Term> DEVICE double sum_of_row(Term term) {
   double sum = 0.0;
@@ -45,39 +77,49 @@ template <int FUNCTION> DEVICE REAL times_slope(REAL gradient, REAL before) {
 // features <- f(before). before: what a product made, kept for the backward pass, which computes f' from it: so a product
 // writes it where it stays, and only f goes through memory besides.
 template <int ROWS, int WIDTH, int FUNCTION, bool ROUND> DEVICE void wide_activate(REAL* features, const REAL* before) {
-  for_each_piece<ROWS, WIDTH>([&](int z, int column) {
-    REAL value[REALS_16];
-    load_wide(value, row_of(before, z, WIDTH) + column);
-    activate_numbers<FUNCTION, ROUND>(value);
-    store_wide(row_of(features, z, WIDTH) + column, value);
-  });
+  for_pieces_together<ROWS, WIDTH>(
+      [&](int z, int column) { return piece_at(row_of(before, z, WIDTH) + column); },
+      [&](int z, int column, Piece piece) {
+        activate_numbers<FUNCTION, ROUND>(piece.of);
+        store_wide(row_of(features, z, WIDTH) + column, piece.of);
+      });
+}
+
+struct TwoPieces {
+  Piece gradient, before;
+};
+
+// out <- gradient * f'(before) of a piece
+template <int FUNCTION, bool ROUND> DEVICE void store_times_slope(REAL* out, TwoPieces pieces) {
+#pragma unroll
+  for (int n = 0; n < REALS_16; ++n) {
+    REAL& value = pieces.gradient.of[n];
+    value = times_slope<FUNCTION>(value, pieces.before.of[n]);
+    if constexpr (ROUND) value = round_operand(value);
+  }
+  store_wide(out, pieces.gradient.of);
 }
 
 // gradient <- gradient * f'(before)
 template <int ROWS, int WIDTH, int FUNCTION, bool ROUND> DEVICE void wide_multiply(REAL* gradient, const REAL* before) {
-  for_each_piece<ROWS, WIDTH>([&](int z, int column) {
-    REAL value[REALS_16], numbers[REALS_16];
-    REAL* place = row_of(gradient, z, WIDTH) + column;
-    load_wide(value, place);
-    load_wide(numbers, row_of(before, z, WIDTH) + column);
-#pragma unroll
-    for (int n = 0; n < REALS_16; ++n) {
-      value[n] = times_slope<FUNCTION>(value[n], numbers[n]);
-      if constexpr (ROUND) value[n] = round_operand(value[n]);
-    }
-    store_wide(place, value);
-  });
+  for_pieces_together<ROWS, WIDTH>(
+      [&](int z, int column) {
+        return TwoPieces{piece_at(row_of(gradient, z, WIDTH) + column), piece_at(row_of(before, z, WIDTH) + column)};
+      },
+      [&](int z, int column, const TwoPieces& pieces) {
+        store_times_slope<FUNCTION, ROUND>(row_of(gradient, z, WIDTH) + column, pieces);
+      });
 }
 
 // Columns FIRST .. FIRST + WIDTH of rows of STRIDE become TF32 numbers.
 template <int ROWS, int STRIDE, int FIRST, int WIDTH> DEVICE void wide_round(REAL* array) {
-  for_each_piece<ROWS, WIDTH>([&](int z, int column) {
-    REAL value[REALS_16];
-    REAL* place = row_of(array, z, STRIDE) + FIRST + column;
-    load_wide(value, place);
-    activate_numbers<IDENTITY, true>(value);
-    store_wide(place, value);
-  });
+  const auto place = [&](int z, int column) { return row_of(array, z, STRIDE) + FIRST + column; };
+  for_pieces_together<ROWS, WIDTH>(
+      [&](int z, int column) { return piece_at(place(z, column)); },
+      [&](int z, int column, Piece piece) {
+        activate_numbers<IDENTITY, true>(piece.of);
+        store_wide(place(z, column), piece.of);
+      });
 }
 
 // Two-body features of an edge: columns column .. column + 1 of basis[:, z] T[pair of z], or of the separable table.
@@ -155,15 +197,13 @@ DEVICE void wide_energies(double* edge_energies, const REAL* before, const doubl
 // gradient[z, c] <- seeds[type of z's centre, c] f'(before[z, c])
 template <int ROWS, int WIDTH, int FUNCTION, bool ROUND>
 DEVICE void wide_seeds(REAL* gradient, const REAL* before, const REAL* seeds, const int* pairs) {
-  for_each_piece<ROWS, WIDTH>([&](int z, int column) {
-    REAL value[REALS_16], numbers[REALS_16] = {};
-    load_wide(value, seeds + seed_row(pairs[z]) * WIDTH + column);
-    if constexpr (FUNCTION != IDENTITY) load_wide(numbers, row_of(before, z, WIDTH) + column);
-#pragma unroll
-    for (int n = 0; n < REALS_16; ++n) {
-      value[n] = times_slope<FUNCTION>(value[n], numbers[n]);
-      if constexpr (ROUND) value[n] = round_operand(value[n]);
-    }
-    store_wide(row_of(gradient, z, WIDTH) + column, value);
-  });
+  for_pieces_together<ROWS, WIDTH>(
+      [&](int z, int column) {
+        TwoPieces pieces = {piece_at(seeds + seed_row(pairs[z]) * WIDTH + column), {}};
+        if constexpr (FUNCTION != IDENTITY) pieces.before = piece_at(row_of(before, z, WIDTH) + column);
+        return pieces;
+      },
+      [&](int z, int column, const TwoPieces& pieces) {
+        store_times_slope<FUNCTION, ROUND>(row_of(gradient, z, WIDTH) + column, pieces);
+      });
 }

@@ -38,6 +38,10 @@ extern "C" __global__ void multiply_in_half_a_warp(float* D) {
   if (threadIdx.x < 16) mma_m16n8k8_tf32(d, a, b);
   D[threadIdx.x] = d[0];
 }
+extern "C" __global__ void store_fours(const float* x, float* y) {
+  const float* four = x + 4 * threadIdx.x;
+  store_16(y + 4 * threadIdx.x, {four[3], four[2], four[1], four[0]});
+}
 // Two stages, each a group. How many groups may be under way when the stages are read: 2 is a missing wait.
 template <int NEWEST>
 __device__ void copy_two_stages(const float* x, float* y) {
@@ -195,6 +199,12 @@ def test_copies_of_8_bytes(module: CpuModule) -> None:
 def test_wrong_copies_are_errors(module: CpuModule, kernel: str, arguments: tuple, message: str) -> None:
     with pytest.raises(KernelError, match=f"^{kernel}: .*{message}"):
         module.launch(kernel, (1,), (32,), arguments, shared_bytes=256)
+
+
+def test_sixteen_bytes_are_four_numbers(module: CpuModule) -> None:
+    x, y = np.arange(128, dtype="f4"), np.zeros(128, "f4")
+    module.launch("store_fours", (1,), (32,), (x, y))
+    assert np.array_equal(y.reshape(-1, 4)[:, ::-1], x.reshape(-1, 4))
 
 
 # ---- Rules over the sources

@@ -74,7 +74,7 @@ class Evaluator:
         self.potential.prepare()
         self._comm = SerialComm()
         # Positions may be anything at the next call: a skin would buy nothing.
-        self._neighbors = NeighborList(model.cutoffs, skin=0.0)
+        self._neighbors = NeighborList(model.reaches, skin=0.0)
 
     def evaluate(
         self, types: np.ndarray, positions: np.ndarray, cell: Cell, *, want_atom_virials: bool = False

@@ -53,13 +53,14 @@ class Advance:
 class Parts:
     """What every motion is made of.
 
-    system : the atoms of this rank, on the host; cutoffs : float64 (nt, nt), Å; skin : Å, see `NeighborList`
+    system : the atoms of this rank, on the host; reaches : float64 (nt, nt), Å, of the model's edges; skin : Å, see
+    `NeighborList`
     """
 
     comm: Comm
     system: System
     cell: Cell
-    cutoffs: np.ndarray
+    reaches: np.ndarray
     skin: float
     potential: Potential
     integrator: Integrator
@@ -131,7 +132,7 @@ class HostMotion:
 
     def __init__(self, parts: Parts) -> None:
         self.comm, self.system, self.potential = parts.comm, parts.system, parts.potential
-        self.neighbors = NeighborList(parts.cutoffs, parts.skin)
+        self.neighbors = NeighborList(parts.reaches, parts.skin)
         self.domain = Domain(parts.comm, parts.cell, self.neighbors)
         self.decomposition = self.domain.decomposition
         self.integrator, self.guard, self.timers = parts.integrator, parts.guard, parts.timers

@@ -29,7 +29,7 @@ def banner_facts(run: Simulation) -> list[tuple[str, object]]:
         bath = f", {dynamics.temperature_K:g} K, friction {dynamics.friction_per_ps:g}/ps"
     model = run.start.model
     return [
-        ("model", f"{settings.model.file}: types {', '.join(model.type_names)}; cutoff {model.cutoffs.max():g} Å"),
+        ("model", f"{settings.model.file}: types {', '.join(model.type_names)}; cutoff {model.reaches.max():g} Å"),
         ("structure", f"{settings.structure.file}: {atoms} atoms, {_cell_text(run.start.cell)}"),
         ("dynamics", dynamics.ensemble + bath),
         ("steps", f"{run.step} to {settings.run.steps}, {settings.run.timestep_fs:g} fs each"),

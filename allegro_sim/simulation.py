@@ -195,7 +195,7 @@ class Simulation:
 
     def _make_watch(self) -> Watch:
         guards, model = self.settings.guards, self.start.model
-        distances = distance_limits(guards.min_distance_A, model.type_names, model.cutoffs, self.settings.source)
+        distances = distance_limits(guards.min_distance_A, model.type_names, model.reaches, self.settings.source)
         return Watch(
             Limits(guards.max_displacement_A, guards.max_force_eV_A, distances),
             Bounds(guards.min_temperature_K, guards.max_temperature_K, guards.max_energy_jump_eV),
@@ -246,7 +246,7 @@ class Simulation:
             self.comm,
             self.system,
             self.start.cell,
-            self.start.model.cutoffs,
+            self.start.model.reaches,
             self.settings.neighbors.skin_A,
             self.potential,
             self.integrator,

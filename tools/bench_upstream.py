@@ -145,7 +145,7 @@ class Ours:
         count = len(self.structure.types)
         self.system = System(self.structure.cell, self.model.masses, count)
         self.system.set_owned(np.arange(count), self.structure.types, self.structure.positions, np.zeros((count, 3)))
-        self._neighbors = NeighborList(self.model.cutoffs, arguments.skin)
+        self._neighbors = NeighborList(self.model.reaches, arguments.skin)
         self._domain = Domain(SerialComm(), self.structure.cell, self._neighbors)
         self._domain.rebuild(self.system)
         self.potential = create_potential(self.model, "cpu", arguments.precision, arguments.threads)
@@ -191,7 +191,7 @@ def benchmark(arguments: argparse.Namespace) -> dict[str, Any]:
                 "torch_compile": not arguments.no_torch_compile,
                 "threads": arguments.threads,
                 "frame": str(frame),
-                "cutoff": float(model.cutoffs.max()),
+                "cutoff": float(model.reaches.max()),
             },
         )
         paths = upstream.ready["paths"]

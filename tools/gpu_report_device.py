@@ -197,7 +197,7 @@ class CudaCase:
         cell, count = Cell(vectors, pbc), len(types)
         self._system = System(cell, model.masses, count)
         self._system.set_owned(np.arange(count), types, positions, np.zeros((count, 3)))
-        self._neighbors = NeighborList(model.cutoffs, SKIN)
+        self._neighbors = NeighborList(model.reaches, SKIN)
         self._domain = Domain(SerialComm(), cell, self._neighbors)
         self._domain.rebuild(self._system)
         self._potential = CudaPotential(model, precision=precision, chunk_edges=max_rows)

@@ -98,7 +98,7 @@ def start_motion(
     else:
         potential = CudaPotential(model, precision=precision, executor=executor)
     guard = Guard(Limits(1.0))
-    parts = Parts(comm, system, cell, model.cutoffs, options.skin, potential, integrator, guard, Timers())
+    parts = Parts(comm, system, cell, model.reaches, options.skin, potential, integrator, guard, Timers())
     motion: DeviceMotion | HostMotion
     if device == "cpu":
         motion = HostMotion(parts)

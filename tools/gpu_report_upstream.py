@@ -65,7 +65,7 @@ def compare(gpu: Gpu, folder: Path, model: str, path: str, python: str) -> dict[
                 "torch_compile": False,
                 "threads": 4,
                 "frame": str(frame),
-                "cutoff": float(weights.cutoffs.max()),
+                "cutoff": float(weights.reaches.max()),
                 "device": "cuda",
             },
         )

@@ -78,6 +78,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "pair_style": "LJ", "lj_sigma": 1.3, "lj_epsilon": 0.05, "lj_use_cutoff": True, "r_max": 4.5,
         "per_edge_type_cutoff": {"H": {"H": 3.0, "O": 4.1}, "O": 4.5},
     }),
+    "lj_beyond_cutoffs": ("0.3", {
+        "l_max": 1, "num_tensor_features": 3, "tensors_mixing_mode": "uuulin", **_ZBL, "pair_style": "LJ",
+        "lj_sigma": 1.5, "lj_epsilon": 0.06, "lj_use_cutoff": False, "r_max": 4.5, "global": 1.7,
+        "per_edge_type_cutoff": {"H": {"H": 2.4, "O": 3.4}, "O": 3.9},
+        "model_builders": ["allegro.model.Allegro", "PairPotentialTerm", "PerSpeciesRescale", "RescaleEnergyEtc"],
+    }),
     "uvvp_collected_so3": ("0.3", {
         "parity": "so3", "num_layers": 3, "num_tensor_features": 3, "tensors_mixing_mode": "uvvp", "trainable": False,
         "latent_resnet": False, "weight_individual_irreps": False, "initial_scalar_embedding_dim": 10,

@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 def count_system(settings: Settings, start: Start, ranks: int) -> System:
     """Loads of ranks: of every atom where there are few enough, else from the density of one replica."""
     structure, cell, copies = start.structure, start.cell, settings.structure.replicate
-    neighbors = NeighborList(start.model.cutoffs, settings.neighbors.skin_A)
+    neighbors = NeighborList(start.model.reaches, settings.neighbors.skin_A)
     pairs = count_pairs(structure.cell, structure.types, structure.positions, neighbors)
     num_atoms = structure.num_atoms * int(np.prod(copies))
     fractional = cell.fractional(structure.positions)

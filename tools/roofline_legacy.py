@@ -42,7 +42,7 @@ def _inside_layers(shape: Shape) -> list[int]:
     cutoff = shape.model.latent_cutoff
     if cutoff is None:
         return []
-    return [k for k in range(shape.layers) if cutoff.radii[k] < shape.model.cutoffs.max()]
+    return [k for k in range(shape.layers) if cutoff.radii[k] < shape.model.reaches.max()]
 
 
 def _latent_gates(shape: Shape) -> list[KernelWork]:

@@ -25,13 +25,13 @@ class Rehearsal:
     """Two atoms in a periodic cell; nothing outside is changed."""
 
     def __init__(self, model: AllegroModel) -> None:
-        edge = 0.9 * float(model.cutoffs.max())
+        edge = 0.9 * float(model.reaches.max())
         positions = np.array([[0.0, 0.0, 0.0], [0.4 * edge, 0.5 * edge, 0.5 * edge]])
         self._masses = model.masses
         self._comm = SerialComm()
         self._system = System(Cell(np.eye(3) * edge, True), model.masses, 2)
         self._system.set_owned(np.arange(2), np.zeros(2), positions, np.zeros((2, 3)))
-        self._neighbors = NeighborList(model.cutoffs, skin=1.0)
+        self._neighbors = NeighborList(model.reaches, skin=1.0)
         self._domain = Domain(self._comm, self._system.cell, self._neighbors)
 
     def rehearse_neighbors(self) -> None:

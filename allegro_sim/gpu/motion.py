@@ -67,14 +67,14 @@ class DeviceMotion:
         self.integrator, self.guard, self.timers = parts.integrator, parts.guard, parts.timers
         self.executor = executor = self.potential.engine.executor
         executor.load_module(module_source(), KERNELS)
-        self._pairs = NeighborList(parts.cutoffs, parts.skin)
+        self._pairs = NeighborList(parts.reaches, parts.skin)
         self.decomposition = Decomposition(comm, parts.cell, self._pairs.reach)
         self.rows = DeviceAtoms(executor)
         self.control, self._status = self._array(word.WORDS, np.int64), self._array(8, np.int32)
         self.bricks = DeviceBricks(
             self.rows, self.decomposition, transport, self.control, self._status, images_travel=images_travel
         )
-        self.neighbors = DeviceNeighbors(self.rows, self.decomposition, parts.cutoffs, parts.skin)
+        self.neighbors = DeviceNeighbors(self.rows, self.decomposition, parts.reaches, parts.skin)
         self.steps_ahead = steps_ahead if comm.size == 1 else 1
         self._alone = comm.size == 1
         self.graph = StepGraph(executor, graphs, obstacle_to_graphs(ranks=comm.size, images_travel=images_travel))

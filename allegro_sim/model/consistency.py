@@ -9,6 +9,7 @@ import numpy as np
 
 from allegro_sim.model.description import (
     ACTIVATIONS,
+    JUMPING_ACTIVATIONS,
     LATENT_UPDATES,
     AllegroModel,
     BesselEmbedding,
@@ -115,15 +116,25 @@ def find_inconsistency(model: AllegroModel) -> str | None:
             return f"'{name}' holds values that are not finite"
     if not (model.cutoffs > 0.0).all() or not (model.masses > 0.0).all():
         return "'cutoffs' and 'types/masses' must be positive"
-    return _wrong_pair_term(model.pair_term)
+    return _wrong_pair_term(model)
 
 
-def _wrong_pair_term(term: Zbl | LennardJones | None) -> str | None:
+def _wrong_pair_term(model: AllegroModel) -> str | None:
+    term = model.pair_term
     if not isinstance(term, LennardJones):
         return None
-    numbers = np.array([term.sigma, term.epsilon, 0.0 if term.cutoff_exponent is None else term.cutoff_exponent])
-    if not np.isfinite(numbers).all() or (term.cutoff_exponent is not None and term.cutoff_exponent < 1.0):
-        return f"'lennard_jones' has sigma {term.sigma}, epsilon {term.epsilon}, cutoff_exponent {term.cutoff_exponent}"
+    exponent, reach = term.cutoff_exponent, term.reach
+    given = [number for number in (term.sigma, term.epsilon, exponent, reach) if number is not None]
+    if not np.isfinite(given).all() or (exponent or 1.0) < 1.0 or (reach or 1.0) <= 0.0:
+        return f"'lennard_jones' has sigma {term.sigma}, epsilon {term.epsilon}, exponent {exponent}, reach {reach}"
+    if reach is not None and exponent is not None:
+        return "'lennard_jones' has 'reach', which belongs to a term without 'cutoff_exponent'"
+    if (model.reaches > model.cutoffs).any():
+        mlps = [model.embed_mlp, model.readout, *(layer.latent for layer in model.layers)]
+        mlps += [layer.environment_mlp for layer in model.layers if layer.environment_mlp is not None]
+        constants = isinstance(model.radial, BesselEmbedding) and model.radial.with_constants
+        if constants or any(mlp.activation in JUMPING_ACTIVATIONS for mlp in mlps):
+            return "'lennard_jones' reaches beyond 'cutoffs', where this network is not 0"
     return None
 
 

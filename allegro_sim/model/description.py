@@ -121,6 +121,7 @@ class LennardJones:
     sigma: float  # Å
     epsilon: float  # eV
     cutoff_exponent: float | None  # of the polynomial cutoff; None: cut off sharply, so that the energy jumps
+    reach: float | None = None  # Å, of a sharp term that ends there for all pairs; None: at the cutoff of the pair
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class AllegroModel:
     type_names: tuple[str, ...]
     atomic_numbers: np.ndarray  # (nt,) int64: element of each type
     masses: np.ndarray  # (nt,) Da
-    cutoffs: np.ndarray  # (nt, nt) Å, [type of centre, type of neighbour]
+    cutoffs: np.ndarray  # (nt, nt) Å, [type of centre, type of neighbour]: where the network ends
     l_max: int
     parity: bool
     num_scalar_features: int  # of s_L, and of all others unless `latent_update` is "concatenate" in a legacy model
@@ -164,6 +165,15 @@ class AllegroModel:
     @property
     def num_types(self) -> int:
         return len(self.type_names)
+
+    @property
+    def reaches(self) -> np.ndarray:
+        """How far the edges of each ordered pair of types reach: (nt, nt) Å.
+
+        That is its cutoff, or farther where the pair term does; there the radial basis is 0, and all of the network.
+        """
+        reach = self.pair_term.reach if isinstance(self.pair_term, LennardJones) else None
+        return self.cutoffs if reach is None else np.maximum(self.cutoffs, reach)
 
     @property
     def num_layers(self) -> int:

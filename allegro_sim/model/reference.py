@@ -85,7 +85,7 @@ class Trace:
 def forward(
     model: AllegroModel, types: np.ndarray, centers: np.ndarray, neighbors: np.ndarray, vectors: np.ndarray
 ) -> Trace:
-    """Forward pass; arguments as for `evaluate`, but all edges inside their cutoffs."""
+    """Forward pass; arguments as for `evaluate`, but all edges within their reach."""
     repeated = model.repeated_harmonics
     num_scalars, num_channels, num_edges = model.num_scalar_features, model.num_tensor_features, len(vectors)
     center_types, neighbor_types = types[centers], types[neighbors]
@@ -208,13 +208,13 @@ def evaluate(
     """Atomic energies and their derivatives by the edge vectors.
 
     types (N,) of all atoms; for each directed edge its centre and neighbour (Z,), rows of `types`, and vector
-    r_ij (Z, 3) in Å. Edges with |r_ij| >= cutoffs[t_i, t_j] take no part: their gradients are zero.
+    r_ij (Z, 3) in Å. Edges with |r_ij| >= reaches[t_i, t_j] take no part: their gradients are zero.
     """
     types = np.asarray(types, np.int64)
     centers, neighbors = np.asarray(centers, np.int64), np.asarray(neighbors, np.int64)
     vectors = np.asarray(vectors, np.float64).reshape(-1, 3)
     squared = (vectors[:, 0] ** 2 + vectors[:, 1] ** 2) + vectors[:, 2] ** 2
-    inside = squared < model.cutoffs[types[centers], types[neighbors]] ** 2
+    inside = squared < model.reaches[types[centers], types[neighbors]] ** 2
     edges = centers[inside], neighbors[inside], vectors[inside]
     edge_gradients = np.zeros_like(vectors)
     if model.is_legacy:
@@ -236,7 +236,7 @@ def evaluate_structure(
     symmetric one by one; their sum is W (Fan et al., Phys. Rev. B 92, 094301 (2015), eq. 21).
     """
     types = np.asarray(types, np.int64)
-    centers, neighbors, _, vectors = brute_force_edges(positions, cell, pbc, types, model.cutoffs)
+    centers, neighbors, _, vectors = brute_force_edges(positions, cell, pbc, types, model.reaches)
     result = evaluate(model, types, centers, neighbors, vectors)
     forces = np.zeros((len(types), 3))
     np.add.at(forces, centers, result.edge_gradients)

@@ -51,7 +51,7 @@ class LegacyTrace:
 def forward(
     model: AllegroModel, types: np.ndarray, centers: np.ndarray, neighbors: np.ndarray, vectors: np.ndarray
 ) -> LegacyTrace:
-    """Forward pass; arguments as for `reference.evaluate`, but all edges inside their cutoffs."""
+    """Forward pass; arguments as for `reference.evaluate`, but all edges within their reach."""
     lengths, units = geometry.lengths_forward(vectors)
     x = lengths / model.cutoffs[types[centers], types[neighbors]]
     harmonics = geometry.spherical_harmonics_forward(units, model.l_max)

@@ -51,14 +51,14 @@ def check_structures(model: AllegroModel) -> list[tuple[np.ndarray, np.ndarray |
 
     A periodic one in a skewed cell smaller than two cutoffs (so that several images of an atom take part), some of its
     positions outside the cell, and a cluster without a cell. All types occur in each. Atoms are as dense as gives some
-    24 neighbours inside the largest cutoff (8 with more than 32 types, each of which needs an atom), and no closer to
+    24 neighbours inside the largest reach (8 with more than 32 types, each of which needs an atom), and no closer to
     each other than bonds are.
     """
     rng = np.random.default_rng(20230203)
     num_atoms = max(16, model.num_types)
     num_neighbors = 24.0 if model.num_types <= 32 else 8.0
     nearest = min(1.0, 0.6 * float(model.cutoffs.min()))
-    volume = max(4.0 / 3.0 * np.pi * float(model.cutoffs.max()) ** 3 / num_neighbors, (1.6 * nearest) ** 3)
+    volume = max(4.0 / 3.0 * np.pi * float(model.reaches.max()) ** 3 / num_neighbors, (1.6 * nearest) ** 3)
     edge = (num_atoms * volume) ** (1.0 / 3.0)
     skewed = edge * np.array([[1.0, 0.0, 0.0], [0.2, 1.0, 0.0], [-0.15, 0.25, 1.0]])
     structures: list[tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]] = []

@@ -36,9 +36,9 @@ from allegro_sim.model.irreps import Path as TensorPath
 from allegro_sim.model.self_check import SelfCheck
 
 FORMAT = "allegro-sim-model"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """2 added the stages of the legacy generation and `so3`, 3 the Lennard-Jones term, 4 repeated irreps and
-scales of the pair term, 5 `scatter_features`. A file has the least that it needs."""
+scales of the pair term, 5 `scatter_features`, 6 the reach of a pair term. A file has the least that it needs."""
 
 _HYPERPARAMETERS: dict[str, type] = {
     "generation": str,
@@ -142,7 +142,7 @@ def summary(model: AllegroModel) -> dict:
         "atomic_numbers": [int(number) for number in model.atomic_numbers],
         "masses": [float(mass) for mass in model.masses],
         "cutoffs": model.cutoffs.tolist(),
-        "r_max": float(model.cutoffs.max()),
+        "r_max": float(model.reaches.max()),
         "num_weights": count_weights(model),
         "trained_dtype": model.trained_dtype,
         "l_max": model.l_max,
@@ -182,6 +182,7 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
     least = 3 if isinstance(model.pair_term, LennardJones) else least
     least = 4 if model.repeated_harmonics or model.repeated_tensors or model.pair_scales is not None else least
     least = 5 if model.scatter_features else least
+    least = 6 if isinstance(model.pair_term, LennardJones) and model.pair_term.reach is not None else least
     write_attribute(file, "format_version", least)
     if least > 1:
         write_attribute(file, "so3", model.so3)
@@ -235,7 +236,7 @@ def _write_pair_term(file: h5py.File, term: Zbl | LennardJones | None) -> None:
         write_attribute(file["zbl"], "cutoff_exponent", term.cutoff_exponent)
     elif isinstance(term, LennardJones):
         group = file.create_group("lennard_jones")
-        for name in ("sigma", "epsilon", "cutoff_exponent"):
+        for name in ("sigma", "epsilon", "cutoff_exponent", "reach"):
             if getattr(term, name) is not None:
                 write_attribute(group, name, getattr(term, name))
 
@@ -391,8 +392,10 @@ def _read_pair_term(reader: FieldReader) -> Zbl | LennardJones | None:
     if not reader.has("lennard_jones"):
         return None
     group = reader.group("lennard_jones")
-    exponent = group.attribute("cutoff_exponent", float) if group.has_attribute("cutoff_exponent") else None
-    return LennardJones(group.attribute("sigma", float), group.attribute("epsilon", float), exponent)
+    exponent, reach = (
+        group.attribute(name, float) if group.has_attribute(name) else None for name in ("cutoff_exponent", "reach")
+    )
+    return LennardJones(group.attribute("sigma", float), group.attribute("epsilon", float), exponent, reach)
 
 
 def _read_self_check(reader: FieldReader) -> SelfCheck:

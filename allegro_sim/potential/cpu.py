@@ -56,7 +56,7 @@ class CpuPotential:
 
     Attributes
     ----------
-    device, precision, cutoffs, description : see `interface.Potential`
+    device, precision, description : see `interface.Potential`
     """
 
     device = "cpu"
@@ -73,7 +73,6 @@ class CpuPotential:
         if (threads is not None and threads < 1) or (chunk_edges is not None and chunk_edges < 1):
             raise ValueError(f"threads and chunk_edges must be at least 1, found {threads} and {chunk_edges}")
         self.precision = precision
-        self.cutoffs = np.array(model.cutoffs, np.float64)
         self.threads = threads or cores_of_rank(SerialComm())
         self._plan = Plan(model, np.float64 if precision == "double" else np.float32)
         fitting = CACHE_BYTES // self._plan.bytes_per_edge // 16 * 16

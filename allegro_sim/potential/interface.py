@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-
 from allegro_sim.neighbors import NeighborList
 from allegro_sim.system import System
 
@@ -15,7 +13,6 @@ class Potential(Protocol):
 
     device: str  # "cpu"
     precision: str  # "double", "single" or "mixed"
-    cutoffs: np.ndarray  # (nt, nt) Å
 
     @property
     def description(self) -> str:

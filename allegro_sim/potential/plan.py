@@ -90,6 +90,7 @@ class Plan:
         programs, starts = builder.table()
         self._constants: dict[str, Any] = {
             "cutoffs": np.array(model.cutoffs, np.float64),
+            "reaches": np.array(model.reaches, np.float64),
             **_radial_constants(model.radial),
             "harmonic_norms": harmonic_norms(model.l_max),
             "repeated_degrees": np.array([irrep.degree for irrep in model.repeated_harmonics], np.int64),

@@ -145,7 +145,7 @@ class LegacyProgramBuilder(Programs):
             [(self._scalar_block(k, gradient=True), True)], gradients,
         )  # fmt: skip
         cutoff = model.latent_cutoff
-        if cutoff is not None and cutoff.radii[k] < model.cutoffs.max():
+        if cutoff is not None and cutoff.radii[k] < model.reaches.max():
             row = self._factor_row(INSIDE, float(cutoff.radii[k]))
             forward.append(self._scale(outputs[-1], row))
             backward.insert(0, self._scale(gradients[-1], row))

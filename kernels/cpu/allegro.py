@@ -42,7 +42,8 @@ from .tracks import layer_backward, layer_forward
 class Network(NamedTuple):
     """Constants of a model, as the kernels read them. F: the features' dtype."""
 
-    cutoffs: np.ndarray  # float64 (nt, nt), Å
+    cutoffs: np.ndarray  # float64 (nt, nt), Å, where the network ends
+    reaches: np.ndarray  # float64 (nt, nt), Å, where the edges end
     radial_kind: int  # radial.BESSEL, SPLINE or PAIR_BESSEL
     frequencies: np.ndarray  # float64 (num_bessels,)
     pair_frequencies: np.ndarray  # float64 (nt * nt, num_bessels), of PAIR_BESSEL
@@ -85,7 +86,7 @@ def evaluate_chunk(
     network, track, workspace, edges, atoms, sums, first_center, last_center, want_virial, want_atom_virials
 ):
     """One chunk: the centres first_center .. last_center."""
-    count = gather(edges, atoms, network.cutoffs, first_center, last_center)
+    count = gather(edges, atoms, network.cutoffs, network.reaches, first_center, last_center)
     num_centers = last_center - first_center
     features, centers = workspace.features, workspace.centers
     num_layers = len(track.environment_buffers)

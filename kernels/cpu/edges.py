@@ -87,12 +87,12 @@ def plan_chunks(chunks, row_offsets, max_edges, max_centers):
 
 
 @inner_kernel
-def gather(edges, atoms, cutoffs, first_center, last_center):
+def gather(edges, atoms, cutoffs, reaches, first_center, last_center):
     """Fill the chunk with the edges of the centres first_center .. last_center; returns their number.
 
-    Edges beyond their cutoff (the list's skin) are left out, the others keep the list's order. cutoffs: float64 (nt,
-    nt), Å, by type of centre and neighbour. The vector is r_ij = (x_j - x_i) + (images_j - images_i) @ cell, each
-    operation rounded on its own.
+    Pairs beyond their reach (the list's skin) are left out, the others keep the list's order. cutoffs, of x, and
+    reaches, as far or farther: float64 (nt, nt), Å, by type of centre and neighbour. The vector is
+    r_ij = (x_j - x_i) + (images_j - images_i) @ cell, each operation rounded on its own.
     """
     count = 0
     num_types = len(cutoffs)
@@ -114,13 +114,13 @@ def gather(edges, atoms, cutoffs, first_center, last_center):
             rz = (atoms.positions[j, 2] - atoms.positions[i, 2]) + shift_z
             squared = (rx * rx + ry * ry) + rz * rz
             neighbor_type = np.int64(atoms.types[j])
-            cutoff = cutoffs[center_type, neighbor_type]
+            reach = reaches[center_type, neighbor_type]
             # Written so that a NaN stays in, and shows in the centre's energy.
-            if squared >= cutoff * cutoff:
+            if squared >= reach * reach:
                 continue
             edges.vectors[0, count], edges.vectors[1, count], edges.vectors[2, count] = rx, ry, rz
             edges.lengths[count] = squared
-            edges.inverse_cutoffs[count] = cutoff
+            edges.inverse_cutoffs[count] = cutoffs[center_type, neighbor_type]
             edges.centers[count] = number
             edges.center_types[count] = center_type
             edges.neighbors[count] = j

@@ -1,10 +1,10 @@
-// Which edges a chunk holds: the pairs of the neighbour list that are within their cutoff now, in the list's order. And
+// Which edges a chunk holds: the pairs of the neighbour list that are within their reach now, in the list's order. And
 // what an evaluation adds up, set to zero before it.
 //
 // Same comparison as kernels/cpu/edges.py, same order of operations, nothing fused: both back ends, at every place, take
 // the same edges. Counting first and writing after needs two passes over the list but no memory over all edges beyond it.
 //
-// positions f64[C][3], A; images i32[C][3]; types i32[C]; cell f64[3][3], A; cutoffs f64[NT][NT], A, by type of centre
+// positions f64[C][3], A; images i32[C][3]; types i32[C]; cell f64[3][3], A; reaches f64[NT][NT], A, by type of centre
 // and neighbour; row_offsets i64[owned + 1]; indices i32, the list.
 #include "common.cuh"
 #include "vectors.cuh"
@@ -12,15 +12,15 @@
 static constexpr int PAIRS_A_LANE = 2;  // of a row, at a time: their loads overlap
 
 // A warp: calls visit(j, votes) in all lanes, for 32 pairs (i, j) of the list at a time, in order; bit n of `votes` says
-// whether the pair of lane n is an edge: d^2 < r_c^2, written so that a NaN is one (and shows).
+// whether the pair of lane n is an edge: d^2 < reach^2, written so that a NaN is one (and shows).
 template <class Visit>
 DEVICE void visit_pairs(
     const double* __restrict__ positions, const int* __restrict__ images, const int* __restrict__ types,
-    const double* __restrict__ cell, const double* __restrict__ cutoffs, const long long* __restrict__ row_offsets,
+    const double* __restrict__ cell, const double* __restrict__ reaches, const long long* __restrict__ row_offsets,
     const int* __restrict__ indices, int i, Visit visit) {
   const int lane = threadIdx.x & 31;
   const long long end = row_offsets[i + 1];
-  const double* const own_cutoffs = cutoffs + types[i] * NT;
+  const double* const own_reaches = reaches + types[i] * NT;
   for (long long start = row_offsets[i]; start < end; start += 32 * PAIRS_A_LANE) {
     int j[PAIRS_A_LANE];
     bool is[PAIRS_A_LANE];
@@ -38,8 +38,8 @@ DEVICE void visit_pairs(
       const double y = component_of_edge(positions, cell, i, j[n], 1, n0, n1, n2);
       const double z = component_of_edge(positions, cell, i, j[n], 2, n0, n1, n2);
       const double squared = __dadd_rn(__dadd_rn(__dmul_rn(x, x), __dmul_rn(y, y)), __dmul_rn(z, z));
-      const double cutoff = own_cutoffs[types[j[n]]];
-      is[n] = !(squared >= __dmul_rn(cutoff, cutoff)) && is[n];
+      const double reach = own_reaches[types[j[n]]];
+      is[n] = !(squared >= __dmul_rn(reach, reach)) && is[n];
     }
 #pragma unroll
     for (int n = 0; n < PAIRS_A_LANE; ++n) visit(j[n], __ballot_sync(0xffffffffu, is[n]));
@@ -49,12 +49,12 @@ DEVICE void visit_pairs(
 // A warp a centre, all centres there are: its number of edges now (overwrites counts, i32[owned]).
 DEVICE void count_edges_of_center(
     int* __restrict__ counts, const double* __restrict__ positions, const int* __restrict__ images,
-    const int* __restrict__ types, const double* __restrict__ cell, const double* __restrict__ cutoffs,
+    const int* __restrict__ types, const double* __restrict__ cell, const double* __restrict__ reaches,
     const long long* __restrict__ row_offsets, const int* __restrict__ indices, int owned) {
   const int i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   if (i >= owned) return;
   int number = 0;
-  visit_pairs(positions, images, types, cell, cutoffs, row_offsets, indices, i, [&](int, unsigned votes) {
+  visit_pairs(positions, images, types, cell, reaches, row_offsets, indices, i, [&](int, unsigned votes) {
     number += __popc(votes);
   });
   if ((threadIdx.x & 31) == 0) counts[i] = number;
@@ -66,7 +66,7 @@ DEVICE void count_edges_of_center(
 DEVICE void fill_edges_of_center(
     int* __restrict__ edge_center, int* __restrict__ edge_neighbor, const double* __restrict__ positions,
     const int* __restrict__ images, const int* __restrict__ types, const double* __restrict__ cell,
-    const double* __restrict__ cutoffs, const long long* __restrict__ row_offsets, const int* __restrict__ indices,
+    const double* __restrict__ reaches, const long long* __restrict__ row_offsets, const int* __restrict__ indices,
     const int* __restrict__ first, const int* __restrict__ chunk_centers, int chunk) {
   const int number = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x & 31;
   if (number >= chunk_size(chunk_centers, chunk)) return;
@@ -74,7 +74,7 @@ DEVICE void fill_edges_of_center(
   int next = first[number];
   if (next >= end) return;  // and so in a step that does not go on
   visit_pairs(
-      positions, images, types, cell, cutoffs, row_offsets, indices, chunk_centers[chunk] + number,
+      positions, images, types, cell, reaches, row_offsets, indices, chunk_centers[chunk] + number,
       [&](int j, unsigned votes) {
         const int z = next + __popc(votes & ((1u << lane) - 1));
         if ((votes >> lane & 1) != 0 && z < end) {

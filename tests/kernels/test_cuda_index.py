@@ -61,7 +61,7 @@ CASES = {"list": make_case, "rows": lambda: make_rows([0, 1, 31, 32, 33, 63, 64,
 def arrays_of(system, neighbors, module):
     return {
         "positions": system.positions, "images": system.images, "types": system.types,
-        "cell": system.cell.vectors.copy(), "cutoffs": np.ascontiguousarray(module.model.cutoffs),
+        "cell": system.cell.vectors.copy(), "reaches": np.ascontiguousarray(module.model.reaches),
         "row_offsets": neighbors.row_offsets, "indices": neighbors.indices,
         "counts": np.full(system.num_owned, -1, np.int32),
     }  # fmt: skip

@@ -12,10 +12,11 @@ from support.legacy import MODELS, legacy_model, legacy_source, legacy_structure
 from allegro_sim.errors import CheckpointImportError, ModelFileError
 from allegro_sim.model.caveats import jump_warnings
 from allegro_sim.model.consistency import find_inconsistency, named_arrays
-from allegro_sim.model.description import AllegroModel, LennardJones, Zbl
+from allegro_sim.model.description import AllegroModel, LennardJones, Mlp, Zbl
 from allegro_sim.model.reference import evaluate_structure
 from allegro_sim.model.weight_file import load_model, save_model, summary
 from allegro_sim.tools.importing.legacy import read_legacy_model
+from allegro_sim.tools.importing.summary import describe_model
 
 
 def _import(name: str, changes: dict, tensors: dict | None = None, drop: str = "") -> tuple[AllegroModel, list[str]]:
@@ -46,7 +47,6 @@ def _import(name: str, changes: dict, tensors: dict | None = None, drop: str = "
         ("zbl_02", {"pair_style": "LJ_fancy"}, r"'LJ_fancy' \(nequip\.nn\.pair_potential\.LennardJones\)"),
         ("zbl_02", {"pair_style": "Morse"}, "pair_style is 'Morse'"),
         ("lj_02", {"SimpleLennardJones_lj_sigma": 1.0}, "SimpleLennardJones_lj_sigma"),
-        ("lj_pair_cutoffs", {"lj_use_cutoff": False}, "reaches beyond the cutoff of its pair"),
         ("zbl_02", {"units": "nano"}, "units is 'nano'"),
         ("p_l3_collected", {"tensors_mixing_mode": "uvw"}, "tensors_mixing_mode is 'uvw'"),
         ("p_l3_collected", {"use_original_normalized_basis": True}, "use_original_normalized_basis is True"),
@@ -115,6 +115,15 @@ def test_lennard_jones_is_what_upstream_computes_from_the_file():
         read_legacy_model(dataclasses.replace(source, attributes=wrong), {}, [])
     with_cutoff, notes = _import("lj_pair_cutoffs", {})
     assert with_cutoff.pair_term.cutoff_exponent == 6.0 and not jump_warnings(with_cutoff)
+    assert with_cutoff.reaches is with_cutoff.cutoffs
+
+
+def test_a_sharp_pair_term_reaches_to_r_max_whatever_the_cutoffs_of_pairs():
+    model, notes = _import("lj_beyond_cutoffs", {})
+    assert model.pair_term.reach == 4.5 and np.all(model.reaches == 4.5) and model.cutoffs.max() == 3.9
+    assert any("reaches to r_max, 4.5" in note and "LAMMPS" in note for note in notes) and jump_warnings(model)
+    assert any("sharp cutoff at 4.5" in line for line in describe_model(model, 1))
+    assert _import("lj_02", {})[0].pair_term.reach is None
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -131,8 +140,10 @@ def test_the_weight_file_gives_the_model_back(name, tmp_path):
     assert summary(loaded)["generation"] == "legacy"
     with h5py.File(tmp_path / "model.h5") as file:
         least = 3 if isinstance(model.pair_term, LennardJones) else 2
-        assert file.attrs["format_version"] == (4 if model.pair_scales is not None else least)
+        least = 4 if model.pair_scales is not None else least
+        assert file.attrs["format_version"] == (6 if (model.reaches > model.cutoffs).any() else least)
     assert type(loaded.pair_term) is type(model.pair_term)
+    assert np.array_equal(loaded.reaches, model.reaches)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +178,9 @@ def test_a_stage_that_was_lost_is_named(name, lost, tmp_path):
         ("five_layers", {"edge_scales": np.ones((3, 3))}, "'edge_scales' has shape"),
         ("environment_linear", {"self_edge": False}, "an environment of its own"),
         ("five_layers", {"num_scalar_features": 8}, "scalar features"),
+        ("lj_pair_cutoffs", {"pair_term": LennardJones(1.0, 0.1, 6.0, 4.5)}, "'reach', which belongs"),
+        ("lj_pair_cutoffs", {"pair_term": LennardJones(1.0, 0.1, None, -1.0)}, "reach -1.0"),
+        ("lj_beyond_cutoffs", {"readout": Mlp((np.ones((16, 1)),), "sigmoid")}, "where this network is not 0"),
     ],
 )
 def test_stages_that_do_not_belong_together_are_named(name, changes, message):

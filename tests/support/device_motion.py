@@ -89,7 +89,7 @@ def make(
         executor = executor or HostExecutor(**options)
         potential = CudaPotential(model, precision="double", chunk_edges=chunk_edges, executor=executor)
     guard = Guard(limits or Limits(1.0))
-    parts = Parts(comm, system, cell, model.cutoffs, skin, potential, integrator, guard, Timers())
+    parts = Parts(comm, system, cell, model.reaches, skin, potential, integrator, guard, Timers())
     motion: DeviceMotion | HostMotion
     if device == "cpu":
         motion = HostMotion(parts)

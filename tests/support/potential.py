@@ -21,7 +21,7 @@ def make_system(model: AllegroModel, geometry: Geometry, skin: float) -> tuple[S
     cell = Cell(vectors, pbc)
     system = System(cell, model.masses, len(types))
     system.set_owned(np.arange(len(types)), types, positions, np.zeros((len(types), 3)))
-    neighbors = NeighborList(model.cutoffs, skin)
+    neighbors = NeighborList(model.reaches, skin)
     Domain(SerialComm(), cell, neighbors).rebuild(system)
     return system, neighbors
 

@@ -110,7 +110,7 @@ class _Reader:
         edge_scales = read_edge_scales(options, self.tensors, self.num_types)
         sum_norm = read_edge_sum_norm(options, self.source, self.count)
         scales, shifts, scale_by = read_energies(self.tensors, self.num_types)
-        of_pairs = PairContext(builders, scales, scale_by, self.exponent, bool(np.all(cutoffs == self.r_max)))
+        of_pairs = PairContext(builders, scales, scale_by, self.exponent, cutoffs, self.r_max)
         pair_term, pair_scales, species = read_legacy_pair_term(
             options, self.tensors, self.source, of_pairs, self.notes
         )

@@ -69,7 +69,8 @@ class PairContext:
     scales: np.ndarray  # (nt,), of the types' energies
     scale_by: float  # factor on all energies
     exponent: float  # of the polynomial cutoff of the edges
-    cutoffs_are_r_max: bool  # those of all pairs of types
+    cutoffs: np.ndarray  # (nt, nt) Å, of ordered pairs of types
+    r_max: float  # Å, how far upstream lists edges
 
 
 def read_legacy_pair_term(
@@ -127,11 +128,12 @@ def _lennard_jones(
     check_attribute(source.attributes, "pair_potential.lj_sigma", sigma, source.path)
     check_attribute(source.attributes, "pair_potential.lj_use_cutoff", with_cutoff, source.path)
     stored = source.attributes.get("pair_potential.lj_epsilon", epsilon)  # what a deployed model computes with
-    if not with_cutoff and not context.cutoffs_are_r_max:
-        raise options.error(
-            "lj_use_cutoff",
-            "is false, with cutoffs of pairs of types below r_max: a pair term that reaches beyond the cutoff of its "
-            "pair is not supported",
+    reach = context.r_max if not with_cutoff and (context.cutoffs < context.r_max).any() else None
+    if reach is not None:
+        notes.append(
+            f"the Lennard-Jones term has no cutoff function (lj_use_cutoff: false) and reaches to r_max, {reach:g} Å, "
+            "for all pairs of types, also where the network ends before. So it does in upstream's nequip; upstream's "
+            "pair styles for LAMMPS leave out pairs beyond their per_edge_type_cutoff, and this term with them"
         )
     if stored == epsilon and factor != 1.0:
         notes.append(
@@ -139,4 +141,4 @@ def _lennard_jones(
             f"read back from the file, here as with upstream's programs, has it times {factor:g}, the factor on all "
             "energies"
         )
-    return LennardJones(sigma, factor * float(stored), context.exponent if with_cutoff else None)
+    return LennardJones(sigma, factor * float(stored), context.exponent if with_cutoff else None, reach)

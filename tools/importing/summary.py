@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from allegro_sim.model.description import AllegroModel, BesselEmbedding, Zbl
+from allegro_sim.model.description import AllegroModel, BesselEmbedding, LennardJones, Zbl
 from allegro_sim.potential.folding import fold_model
 from allegro_sim.tools.importing.elements import symbol_of
 
@@ -60,6 +60,8 @@ def _pair_lines(model: AllegroModel) -> list[str]:
     if term is None:
         return []
     end = "sharp cutoff" if term.cutoff_exponent is None else f"cutoff exponent {term.cutoff_exponent:g}"
+    if isinstance(term, LennardJones) and term.reach is not None:
+        end += f" at {term.reach:g} Å for all pairs"
     if model.pair_scales is not None:
         end += f", by the centre's type times {_by_type(model, model.pair_scales, 'g')}"
     if isinstance(term, Zbl):

@@ -27,7 +27,8 @@ SCAN_BLOCK = 1024
 
 _C_TYPES = {
     # system and results
-    "positions": "double*", "images": "int*", "types": "int*", "cell": "double*", "cutoffs": "double*",
+    "positions": "double*", "images": "int*", "types": "int*", "cell": "double*",
+    "cutoffs": "double*", "reaches": "double*",
     "energies": "double*", "forces": "long long*", "virial_words": "long long*", "atom_virials": "long long*",
     "faults": "unsigned char*", "status": "int*", "control": "long long*",
     # index
@@ -105,7 +106,7 @@ class KernelSpec:
 
 _CHUNK = ("first", "chunk_centers", "chunk", "capacity")
 
-_LIST = ("positions", "images", "types", "cell", "cutoffs", "row_offsets", "indices")
+_LIST = ("positions", "images", "types", "cell", "reaches", "row_offsets", "indices")
 
 CLEAR_RESULTS = KernelSpec(
     "clear_results", "clear_arrays",

@@ -223,7 +223,7 @@ class Engine:
         counting = self.layout.count_edges(self._owned)
         if not counting:
             return np.zeros(0, np.int32)
-        arrays = {**self._system, "counts": self._own.get(buffers["counts"]), "cutoffs": self._constant("cutoffs")}
+        arrays = {**self._system, "counts": self._own.get(buffers["counts"]), "reaches": self._constant("reaches")}
         self.executor.bind(Plan(0, 0, buffers, counting, ()), arrays).run_before()
         return self.executor.download(arrays["counts"])
 

@@ -31,4 +31,5 @@ def pack_centers(model: AllegroModel, real: np.dtype, energy_weights: np.ndarray
         "frequencies": np.asarray(frequencies, np.float64).ravel(),
         "pair_table": pair_table(model),
         "cutoffs": np.ascontiguousarray(model.cutoffs, np.float64),
+        "reaches": np.ascontiguousarray(model.reaches, np.float64),
     }

@@ -36,7 +36,7 @@ class CudaPotential:
 
     Attributes
     ----------
-    device, precision, cutoffs, description : see `interface.Potential`
+    device, precision, description : see `interface.Potential`
     engine : Engine, the evaluation with arrays that are on the device
 
     Raises
@@ -59,7 +59,6 @@ class CudaPotential:
         if chunk_edges is not None and chunk_edges < 1:
             raise ValueError(f"chunk_edges must be at least 1, found {chunk_edges}")
         self.precision = precision
-        self.cutoffs = np.array(model.cutoffs, np.float64)
         refuse_unsupported(model)
         if executor is None:
             executor = _gpu_executor(local_rank)

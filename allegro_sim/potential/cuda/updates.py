@@ -140,7 +140,7 @@ class Updates:
     def _inside(self, k: int) -> list[MlpKernel]:
         """An edge beyond its radius is no part of the environment of layer k: its weights are zero."""
         model, cutoff = self.model, self.model.latent_cutoff
-        if cutoff is None or k == model.num_layers or cutoff.radii[k] >= model.cutoffs.max():
+        if cutoff is None or k == model.num_layers or cutoff.radii[k] >= model.reaches.max():
             return []
         row, width = self._gate("INSIDE_GATE", cutoff.radii[k]), self._d.NE
         places = {"forward": ("env", f"env + (long long){k} * capacity * {width}"), "backward": ("denv", "denv")}

@@ -35,6 +35,10 @@ from allegro_sim.potential.folding import Chain
 # number of an edge to the other side where their own float32 sum is off by its last bit: 2^-11 of one number in 1e4.
 BOUNDS = {"double": 1e-13, "single": 5e-6, "mixed": 2e-6}
 MIXED_MLP = 1e-4
+MIXED_DEEP_EMBEDDING = 3e-4
+"""Where an embedding has four products: one number rounded to the other side moves all that come from it by some 1e-4,
+which takes a tenth of those across a middle of their own when they are rounded in turn. At the widths of Allegro-OAM-L
+the kernels are off by 1.7e-4, and by 1.2e-4 from the same reference with float32 sums in their own order."""
 ON_A_GPU = 4.0
 """Times the bounds of float32: the matrix units of a GPU add up products with fewer bits than float32, and cuBLAS in an
 order of its own. Measured on an H200: MLPs of `mixed` 1.9e-4 where a thousand products are added, `single` 1.6e-5."""
@@ -50,20 +54,23 @@ def covers(model: AllegroModel) -> bool:
     return not model.is_legacy
 
 
-def bound_of(name: str, precision: str) -> float:
+def bound_of(name: str, precision: str, deep_embedding: bool = False) -> float:
     """What a deviation of `replay` may be."""
     stage = name.partition(":")[0]
     if stage == "edge_forces":
         return FORCES
     if precision == "mixed" and stage.startswith(("embedding", "latent", "readout")):
-        return MIXED_MLP
+        return MIXED_DEEP_EMBEDDING if deep_embedding and stage.startswith("embedding") else MIXED_MLP
     return BOUNDS[precision]
 
 
-def over_bounds(deviations: dict[str, float], precision: str, *, on_a_gpu: bool = False) -> dict[str, float]:
+def over_bounds(
+    deviations: dict[str, float], precision: str, *, on_a_gpu: bool = False, deep_embedding: bool = False
+) -> dict[str, float]:
     """Those deviations that are too large, or not numbers."""
     factor = ON_A_GPU if on_a_gpu and precision != "double" else 1.0
-    return {name: value for name, value in deviations.items() if not value <= factor * bound_of(name, precision)}
+    bounds = {name: factor * bound_of(name, precision, deep_embedding) for name in deviations}
+    return {name: value for name, value in deviations.items() if not value <= bounds[name]}
 
 
 def replay(potential: CudaPotential, *, must_be_operands: bool = True) -> dict[str, float]:

@@ -20,7 +20,7 @@ ROWS, OWNED = 60, 25
 
 
 class Chunks:
-    """Atoms, ghosts, and all edges within the cutoff of the owned ones, cut into chunks; arrays for the kernels."""
+    """Atoms, ghosts, and all edges within reach of the owned ones, cut into chunks; arrays for the kernels."""
 
     def __init__(self, module: EdgeModule, cuts: tuple[int, ...] = (0, 4, OWNED), seed: int = 0) -> None:
         self.module, model = module, module.model
@@ -36,7 +36,7 @@ class Chunks:
         r = (self.positions[j] - self.positions[i]) + shifts
         d = np.sqrt((r[:, 0] * r[:, 0] + r[:, 1] * r[:, 1]) + r[:, 2] * r[:, 2])
         # The third centre has no edges.
-        kept = (d < model.cutoffs[self.types[i], self.types[j]]) & (d > 0.4) & (i != 2)
+        kept = (d < model.reaches[self.types[i], self.types[j]]) & (d > 0.4) & (i != 2)
         self.i, self.j, self.r, self.d = i[kept], j[kept], r[kept], d[kept]
         self.counts = np.bincount(self.i, minlength=OWNED).astype(np.int32)
         self.starts = np.concatenate([[0], np.cumsum(self.counts)])
@@ -147,8 +147,8 @@ def with_frequencies(model, frequencies: list[float], exponent: float):
     return replace(model, radial=radial)
 
 
-def with_lennard_jones(exponent: float | None):
-    return replace(model_of(1, 4, 1, per_pair_cutoffs=True), pair_term=LennardJones(1.3, 0.05, exponent))
+def with_lennard_jones(exponent: float | None, reach: float | None = None):
+    return replace(model_of(1, 4, 1, per_pair_cutoffs=True), pair_term=LennardJones(1.3, 0.05, exponent, reach))
 
 
 MODELS = {
@@ -158,7 +158,7 @@ MODELS = {
     "spline": lambda: model_of(3, 40, 1, spline=True),
     "repulsion": lambda: model_of(1, 4, 1, zbl=True, per_pair_cutoffs=True),
     "Lennard-Jones": lambda: with_lennard_jones(5.0),
-    "Lennard-Jones, sharp": lambda: with_lennard_jones(None),
+    "Lennard-Jones, sharp": lambda: with_lennard_jones(None, 4.5),  # beyond the cutoffs
     "degree 5": lambda: model_of(5, 4, 1),
 }
 
@@ -184,6 +184,9 @@ def test_geometry(name, precision):
         basis, slopes = expected_basis(model, x)
         harmonics = geometry.spherical_harmonics_forward(units, model.l_max)
         expected = {"basis": basis, "basis_slopes": slopes, "harmonics": harmonics.T}
+        beyond = np.flatnonzero(x >= 1.0)
+        assert (len(beyond) > 0) == (name == "Lennard-Jones, sharp")
+        assert not arrays["basis"][:, beyond].any() and not arrays["basis_slopes"][:, beyond].any()
         for key, values in expected.items():
             table = arrays[key].T if key == "harmonics" else arrays[key]
             assert np.abs(table[: len(values), :count] - values).max() <= bound * max(1.0, np.abs(values).max())

@@ -23,7 +23,7 @@ def module_of(**settings) -> EdgeModule:
     return EdgeModule(random_model(3, per_pair_cutoffs=True, num_types=3, l_max=1, num_layers=1), "double", **settings)
 
 
-def edges_by_numpy(system, neighbors, cutoffs):
+def edges_by_numpy(system, neighbors, reaches):
     """Centre and neighbour of every edge, in the list's order, each operation rounded on its own."""
     i = np.repeat(np.arange(system.num_owned), np.diff(neighbors.row_offsets))
     j = neighbors.indices.astype(np.int64)
@@ -32,7 +32,7 @@ def edges_by_numpy(system, neighbors, cutoffs):
     shift = (n[:, 0:1] * cell[0] + n[:, 1:2] * cell[1]) + n[:, 2:3] * cell[2]
     r = (system.positions[j] - system.positions[i]) + shift
     squared = (r[:, 0] ** 2 + r[:, 1] ** 2) + r[:, 2] ** 2
-    within = ~(squared >= cutoffs[system.types[i], system.types[j]] ** 2)
+    within = ~(squared >= reaches[system.types[i], system.types[j]] ** 2)
     return i[within], j[within]
 
 
@@ -43,7 +43,7 @@ def make_case():
 
 
 def make_rows(lengths):
-    """Rows of these lengths, each of any atoms in any order, about half of them within the cutoff."""
+    """Rows of these lengths, each of any atoms in any order, about half of them within reach."""
     rng = np.random.default_rng(1)
     system = SimpleNamespace(
         positions=rng.uniform(-2.0, 2.0, (150, 3)), images=rng.integers(-1, 2, (150, 3)).astype(np.int32),
@@ -74,7 +74,7 @@ def count(module, arrays):
 
 def check_edges(module, system, neighbors):
     """Counts, and the edges of three chunks, are NumPy's, and nothing else is touched."""
-    centers, others = edges_by_numpy(system, neighbors, module.model.cutoffs)
+    centers, others = edges_by_numpy(system, neighbors, module.model.reaches)
     arrays = arrays_of(system, neighbors, module)
     counts = count(module, arrays)
     assert np.array_equal(counts, np.bincount(centers, minlength=system.num_owned))
@@ -95,7 +95,7 @@ def check_edges(module, system, neighbors):
 
 @pytest.mark.parametrize("order", ["forward", "random:1"])
 @pytest.mark.parametrize("case", CASES)
-def test_edges_are_those_of_the_list_within_the_cutoffs(case, order):
+def test_edges_are_those_of_the_list_within_reach(case, order):
     system, neighbors = CASES[case]()
     system.positions[7] += 0.2  # since the list was built
     check_edges(module_of() if order == "forward" else module_of(order=order), system, neighbors)
@@ -106,7 +106,7 @@ def test_edges_beyond_the_capacity_are_not_written():
     module, (system, neighbors) = module_of(), make_case()
     arrays = arrays_of(system, neighbors, module)
     starts = np.concatenate([[0], np.cumsum(count(module, arrays))])
-    centers, others = edges_by_numpy(system, neighbors, module.model.cutoffs)
+    centers, others = edges_by_numpy(system, neighbors, module.model.reaches)
     arrays["chunk_centers"] = np.array([0, system.num_owned], np.int32)
     for capacity in (int(starts[-1]) // 2, 0):
         edge_center, edge_neighbor = np.full((2, capacity + 50), -7, np.int32)

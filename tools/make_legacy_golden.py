@@ -54,6 +54,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "norm_basis_mean_shift": False, "latent_mlp_latent_dimensions": [16], "edge_eng_mlp_latent_dimensions": [],
         "per_species_rescale_scales": None,
     }),
+    "padded": ("0.2", {
+        "l_max": 1, "env_embed_multiplicity": 3, "pad_to_alignment": 8, "latent_resnet": False, "r_max": 3.8,
+        "latent_mlp_latent_dimensions": [16],
+    }),
     "five_layers": ("0.2", {
         "num_layers": 5, "l_max": 1, "env_embed_multiplicity": 2, "r_max": 3.8, "normalize_edge_energy_sum": False,
         "PolynomialCutoff_p": 8, **_SEVERAL,

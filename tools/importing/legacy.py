@@ -95,6 +95,10 @@ class _Reader:
         options = self.options
         builders = self._builders()
         refuse_legacy_options(options)
+        padding = options.take("pad_to_alignment", "integer", 1)
+        if padding < 1:
+            raise options.error("pad_to_alignment", f"is {padding}; a positive number is expected")
+        self.alignment = padding if self.version == "0.2" else 1  # 0.3 does not read it
         self.num_layers = options.take("num_layers", "integer")
         self.l_max, self.parity, self.so3 = self._angular()
         self.degrees = self.l_max + 1
@@ -253,7 +257,7 @@ class _Reader:
         """The stored index of the irrep of each component."""
         stored = self.source.tensors.get("allegro._env_weighter._w_index")
         expected = np.sqrt(np.arange(self.degrees**2)).astype(np.int64)
-        if stored is not None and not np.array_equal(stored, expected):
+        if stored is not None and not np.array_equal(stored[: len(expected)], expected):
             raise CheckpointImportError(
                 f"{self.source.path}: the tensor allegro._env_weighter._w_index does not number the irreps of l_max"
             )
@@ -361,7 +365,7 @@ class _Reader:
         """Path weights and mixing matrices of one product."""
         tensors, channels, prefix = self.tensors, self.channels, f"allegro.tps.{k}"
         if mixing == "uuulin":
-            expect_couplings(tensors, f"{prefix}._big_w3j", irreps, paths, None, self.tolerance)
+            expect_couplings(tensors, f"{prefix}._big_w3j", irreps, paths, None, self.tolerance, self.alignment)
             mix_out = read_mix_out(tensors, f"allegro.linears.{k}.w", paths, channels)
             last = k == self.num_layers - 1  # its linear map makes tensors that nothing reads
             return {

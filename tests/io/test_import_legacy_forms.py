@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.legacy import legacy_model, legacy_source
+from support.import_costs import assert_cheap_import
+from support.legacy import StoredArray, legacy_model, legacy_source
 from support.torch_files import Call, Named, scripted, write_saved, write_scripted
 
 from allegro_sim.errors import CheckpointImportError, InputError
@@ -22,38 +24,38 @@ NAMES = ("zbl_02", "uuup_self_edge")
 OUTER = ("scale_by", "shift_by")  # of the rescaling, outside the module of the gradients
 
 
-def write_folder(folder: Path, name: str, weights: str = "best_model.pth") -> Path:
-    """A training folder with a golden model, as nequip 0.6 writes it."""
-    source = legacy_source(name)
+def write_folder(folder: Path, source: LegacySource | str, weights: str = "best_model.pth") -> Path:
+    """A training folder with a model, by its name a golden one, as nequip 0.6 writes it."""
+    source = legacy_source(source) if isinstance(source, str) else source
     folder.mkdir(exist_ok=True)
     names = {key: f"model.{key}" if key in OUTER else f"model.model.func.{key}" for key in source.tensors}
-    write_saved(folder / weights, {names[key]: array for key, array in source.tensors.items()})
+    write_saved(folder / weights, {names[key]: tensor.numpy() for key, tensor in source.tensors.items()})
     (folder / "config.yaml").write_text(json.dumps(source.config))
     return folder
 
 
-def write_deployed(path: Path, name: str, **extra: object) -> Path:
+def write_deployed(path: Path, source: LegacySource | str, **extra: object) -> Path:
     """A deployed model: the tree of modules, and the configuration beside it."""
-    source = legacy_source(name)
+    source = legacy_source(source) if isinstance(source, str) else source
     network = scripted("nequip.nn._graph_mixin.SequentialGraphNetwork")
     rescale = scripted(
         "nequip.nn._rescale.RescaleOutput",
-        **{key: source.tensors[key] for key in OUTER if key in source.tensors},
+        **{key: source.tensors[key].numpy() for key in OUTER if key in source.tensors},
         model=scripted("nequip.nn._grad_output.GradientOutput", func=network),
     )
-    for key, array in source.tensors.items():
+    for key, tensor in source.tensors.items():
         place, (*above, last) = network, key.split(".")
         for part in above if key not in OUTER else ():
             place = place.state.setdefault(part, scripted("torch.nn.modules.container.Module"))
         if key not in OUTER:
-            place.state[last] = array
+            place.state[last] = tensor.numpy()
     texts = {**{k: str(v) for k, v in source.metadata.items()}, "config": json.dumps(source.config)}
     return write_scripted(path, scripted("nequip.nn._graph_model.GraphModel", model=rescale, **extra), texts)
 
 
-def files(folder: Path, name: str) -> dict[str, Path]:
-    """A golden model in both forms."""
-    return {FOLDER: write_folder(folder / "run", name), DEPLOYED: write_deployed(folder / "deployed.pth", name)}
+def files(folder: Path, source: LegacySource | str) -> dict[str, Path]:
+    """A model in both forms, by its name a golden one."""
+    return {FOLDER: write_folder(folder / "run", source), DEPLOYED: write_deployed(folder / "deployed.pth", source)}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,8 +65,8 @@ def test_both_forms_give_the_golden_model(name: str, tmp_path: Path) -> None:
         source = open_any(path)
         assert isinstance(source, LegacySource) and source.form == form and source.foreign_names == ()
         assert set(source.tensors) == set(expected.tensors)
-        for key, array in expected.tensors.items():
-            np.testing.assert_array_equal(source.tensors[key], array, err_msg=key)
+        for key, tensor in expected.tensors.items():
+            np.testing.assert_array_equal(source.tensors[key].numpy(), tensor.numpy(), err_msg=key)
         assert source.metadata["type_names"] == expected.metadata["type_names"]
         model = build_model(source).model
         for (array_name, found, _), (_, wanted, _) in zip(
@@ -162,26 +164,24 @@ def test_truncated_and_corrupted_files_are_refused_or_read_bit_for_bit(tmp_path:
     for path in files(tmp_path, NAMES[0]).values():
         target = path / "best_model.pth" if path.is_dir() else path
         data = target.read_bytes()
-        expected = open_any(path)
-        assert isinstance(expected, LegacySource)
+        expected = build_model(open_any(path)).model
         refused = 0
         for step in range(20):
             place = step * len(data) // 20
             target.write_bytes(data[:place])
             with pytest.raises(CheckpointImportError):
-                open_any(path)
+                build_model(open_any(path))
             damaged = bytearray(data)
             damaged[place] ^= 0xFF
             target.write_bytes(damaged)
             try:
-                found = open_any(path)
+                found = build_model(open_any(path)).model
             except CheckpointImportError as error:
                 assert str(target) in str(error) and "\n" not in str(error)
                 refused += 1
             else:
-                assert isinstance(found, LegacySource)
-                for key, array in expected.tensors.items():
-                    np.testing.assert_array_equal(found.tensors[key], array, err_msg=key)
+                for (key, array, _), (_, wanted, _) in zip(named_arrays(found), named_arrays(expected), strict=True):
+                    np.testing.assert_array_equal(array, wanted, err_msg=key)
         assert refused >= 15
 
 
@@ -193,3 +193,27 @@ def test_a_configuration_that_lies_about_its_size_is_refused(tmp_path: Path) -> 
         archive.writestr("model/extra/config", bytes(2**27))
     with pytest.raises(CheckpointImportError, match="claims to expand"):
         open_any(path)
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_large_files_are_imported_in_seconds_within_three_times_their_size(tmp_path: Path) -> None:
+    """The SC'23 model with latents of 1,900 in place of 1,024: 98 MB of float32, which the model holds as float64."""
+    source, width, rng = legacy_source("sc23_shape"), 1900, np.random.default_rng(0)
+    config = {
+        key: [width if size == 1024 else size for size in value] if isinstance(value, list) else value
+        for key, value in source.config.items()
+    }
+    tensors = {}
+    for key, tensor in source.tensors.items():
+        array = tensor.numpy()
+        wider = tuple(size + width - 1024 if size >= 1024 else size for size in array.shape)
+        if "_weight_" in key and wider != array.shape:
+            array = rng.standard_normal(wider, np.float32)
+        tensors[key] = StoredArray(array.astype(np.float32) if array.dtype == np.float64 else array)
+    large = dataclasses.replace(source, tensors=tensors, config=config)
+    for form, path in files(tmp_path, large).items():
+        weights = path / "best_model.pth" if path.is_dir() else path
+        size = weights.stat().st_size
+        assert size > 9e7
+        assert_cheap_import(path, size, tmp_path / f"{form}.h5")

@@ -7,7 +7,7 @@ import dataclasses
 import h5py
 import numpy as np
 import pytest
-from support.legacy import MODELS, legacy_model, legacy_source, legacy_structure
+from support.legacy import MODELS, StoredArray, legacy_model, legacy_source, legacy_structure
 
 from allegro_sim.errors import CheckpointImportError, ModelFileError
 from allegro_sim.model.caveats import jump_warnings
@@ -22,7 +22,8 @@ from allegro_sim.tools.importing.summary import describe_model
 def _import(name: str, changes: dict, tensors: dict | None = None, drop: str = "") -> tuple[AllegroModel, list[str]]:
     source = legacy_source(name)
     config = {key: value for key, value in (source.config | changes).items() if value != "absent"}
-    stored = {key: value for key, value in (source.tensors | (tensors or {})).items() if key != drop}
+    others = {key: StoredArray(value) for key, value in (tensors or {}).items()}
+    stored = {key: value for key, value in (source.tensors | others).items() if key != drop}
     notes: list[str] = []
     return read_legacy_model(dataclasses.replace(source, config=config, tensors=stored), {}, notes)[0], notes
 

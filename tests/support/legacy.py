@@ -22,6 +22,16 @@ MODELS = tuple(sorted(path.stem for path in FOLDER.glob("*.npz") if path.stem !=
 STRUCTURES = ("triclinic", "cluster", "pair", "small_cell", "isolated")
 
 
+class StoredArray:
+    """An array in the place of a tensor in a file (`tools.importing.unpickle.Tensor`)."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array, self.shape, self.dtype = array, array.shape, array.dtype.str[1:]
+
+    def numpy(self, dtype: type[np.floating] | None = None) -> np.ndarray:
+        return np.array(self._array, dtype if self.dtype.startswith("f") else None)
+
+
 def legacy_source(name: str) -> LegacySource:
     """A model's tensors and configuration, as the importer's readers give them."""
     with np.load(FOLDER / f"{name}.npz") as arrays:
@@ -29,7 +39,8 @@ def legacy_source(name: str) -> LegacySource:
         shapes = {key.removeprefix("shapes/"): tuple(arrays[key]) for key in arrays if key.startswith("shapes/")}
         tensors |= large_weights(shapes)
         metadata = {"type_names": str(arrays["type_names"])}
-        return LegacySource(tensors, json.loads(str(arrays["config"])), metadata, "golden file", Path(f"{name}.npz"))
+        stored = {key: StoredArray(array) for key, array in tensors.items()}
+        return LegacySource(stored, json.loads(str(arrays["config"])), metadata, "golden file", Path(f"{name}.npz"))
 
 
 @cache

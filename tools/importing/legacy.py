@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -46,17 +46,6 @@ _CONSTANTS = ("_empty", "allegro._zero", "allegro.r_max")
 _MIXING = ("uuulin", "uuup", "uvvp", "p")
 
 
-class _Stored:
-    """An array as `Tensors` takes it."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.shape = array.shape
-        self._array = array
-
-    def numpy(self, dtype: type[np.floating] | None = None) -> np.ndarray:
-        return np.array(self._array, dtype)
-
-
 def read_legacy_model(source: LegacySource, elements: dict[str, str], notes: list[str]) -> tuple[AllegroModel, int]:
     """The model and the number of its weights as upstream counts them.
 
@@ -72,8 +61,9 @@ class _Reader:
     def __init__(self, source: LegacySource, notes: list[str]) -> None:
         self.source, self.notes = source, notes
         self.options = Options(source.config, source.path, "config")
-        floats = {name: array for name, array in source.tensors.items() if array.dtype.kind == "f"}
-        self.tensors = Tensors({k: cast(Tensor, _Stored(v)) for k, v in floats.items()}, Path(source.path), {})
+        dtypes = {name: _dtype_read(tensor) for name, tensor in source.tensors.items()}
+        floats = {name: tensor for name, tensor in source.tensors.items() if dtypes[name].kind == "f"}
+        self.tensors = Tensors(dict(floats), Path(source.path), {})
         self.type_names = source.metadata["type_names"].split()
         self.num_types = len(self.type_names)
         if "typeembed.type_embeddings" in floats:
@@ -85,8 +75,7 @@ class _Reader:
                 f"{source.path}: is a {source.form} of {_made_of(source)}, not an Allegro model: neither the tensor "
                 "typeembed.type_embeddings (allegro 0.3) nor allegro.per_layer_cutoffs (allegro 0.2) is there"
             )
-        first = floats.get("allegro.latents.0._forward._weight_0")
-        self.dtype = "float64" if first is None else str(first.dtype)
+        self.dtype = dtypes.get("allegro.latents.0._forward._weight_0", np.dtype(np.float64)).name
         self.tolerance = 1e-12 if self.dtype == "float64" else 2e-6  # of constants that went through that type
         self.mlps = LegacyMlps(self.options, self.tensors)
 
@@ -257,7 +246,7 @@ class _Reader:
         """The stored index of the irrep of each component."""
         stored = self.source.tensors.get("allegro._env_weighter._w_index")
         expected = np.sqrt(np.arange(self.degrees**2)).astype(np.int64)
-        if stored is not None and not np.array_equal(stored[: len(expected)], expected):
+        if stored is not None and not np.array_equal(stored.numpy()[: len(expected)], expected):
             raise CheckpointImportError(
                 f"{self.source.path}: the tensor allegro._env_weighter._w_index does not number the irreps of l_max"
             )
@@ -384,6 +373,11 @@ class _Reader:
                 "mix_in": np.ascontiguousarray(weights.transpose(2, 0, 1)),
             }
         return {"path_weights": np.ascontiguousarray(np.broadcast_to(weights, (channels, len(paths))))}
+
+
+def _dtype_read(tensor: Tensor) -> np.dtype:
+    """Of the numbers that `Tensor.numpy` gives."""
+    return np.dtype("f4" if tensor.dtype == "bfloat16" else tensor.dtype)
 
 
 def _made_of(source: LegacySource) -> str:

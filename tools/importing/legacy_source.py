@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from allegro_sim.errors import CheckpointImportError
 from allegro_sim.tools.importing.archive import Archive
 from allegro_sim.tools.importing.inert_yaml import load_yaml
@@ -31,7 +29,7 @@ _OUTER_MODULES = re.compile(r"(model\.)*(func\.)?")
 class LegacySource:
     """One model of the legacy generation as found in a file.
 
-    tensors: as stored (dtype and shape), by names below the network: "allegro.latents.0._forward._weight_0",
+    tensors: in the file, read when asked for, by names below the network: "allegro.latents.0._forward._weight_0",
     "per_species_rescale.shifts", and "scale_by", "shift_by" of the global rescaling.
     config: the training's configuration. metadata: short texts; "type_names" (separated by blanks, in the order of the
     type index) is always there, "nequip_version", "r_max", "model_dtype", "default_dtype", "code_commits" where known.
@@ -40,7 +38,7 @@ class LegacySource:
     foreign_names: names in the file that no model needs; nothing of them was run. notes: for the user.
     """
 
-    tensors: dict[str, np.ndarray]
+    tensors: dict[str, Tensor]
     config: dict[str, Any]
     metadata: dict[str, str]
     form: str
@@ -81,7 +79,7 @@ def _read_deployed(archive: Archive) -> LegacySource:
     loaded, foreign = load_inert(archive, "data.pkl", "data/{}")
     if not isinstance(loaded, Record):
         raise archive.damaged("its data.pkl holds no module")
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, Tensor] = {}
     attributes: dict[str, Any] = {}
     classes: dict[str, str] = {}
     try:
@@ -92,7 +90,7 @@ def _read_deployed(archive: Archive) -> LegacySource:
         prefix = f"{module.name}." if module.name else ""
         classes[_inner_name(module.name)] = module.kind
         attributes.update((_inner_name(prefix + name), value) for name, value in module.attributes.items())
-        tensors.update((_inner_name(prefix + name), tensor.numpy()) for name, tensor in module.tensors.items())
+        tensors.update((_inner_name(prefix + name), tensor) for name, tensor in module.tensors.items())
     texts.setdefault("type_names", " ".join(type_names_of(config, path)))
     names = tuple(sorted({*foreign, *yaml_names}))
     return LegacySource(tensors, config, texts, DEPLOYED, path, attributes, classes, names)
@@ -130,7 +128,7 @@ def _read_folder(weights: Path) -> LegacySource:
     notes: tuple[str, ...] = ()
     if weights.name != _WEIGHT_FILES[0] and config.get("use_ema"):
         notes = (f"{weights.name} holds the raw weights of the last step; {_WEIGHT_FILES[0]} has the averaged ones",)
-    tensors = {_inner_name(str(name)): value.numpy() for name, value in loaded.items()}
+    tensors = {_inner_name(str(name)): value for name, value in loaded.items()}
     return LegacySource(
         tensors, config, metadata, FOLDER, weights, foreign_names=tuple(sorted({*foreign, *yaml_names})), notes=notes
     )

@@ -109,6 +109,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "uuup_five_layers": ("0.3", {
         "num_layers": 5, "l_max": 1, "num_tensor_features": 2, "tensors_mixing_mode": "uuup",
     }),
+    "original_basis": ("0.3", {
+        "l_max": 1, "num_tensor_features": 2, "tensors_mixing_mode": "p", "use_original_normalized_basis": True,
+        "num_basis": 5, "norm_basis_mean_shift": True,
+    }),
+    "original_basis_unshifted": ("0.3", {
+        "num_layers": 1, "l_max": 1, "num_tensor_features": 2, "tensors_mixing_mode": "uuup", "type_names": ["Si"],
+        "use_original_normalized_basis": True,
+    }),
     "one_layer": ("0.3", {
         "num_layers": 1, "type_names": ["Si"], "num_tensor_features": 4, "tensors_mixing_mode": "uvvp",
         "latent_mlp_latent_dimensions": [16],

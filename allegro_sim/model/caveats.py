@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from allegro_sim.model.description import JUMPING_ACTIVATIONS, AllegroModel, LennardJones
+from allegro_sim.model.description import JUMPING_ACTIVATIONS, AllegroModel, BesselEmbedding, LennardJones
 
 
 def jump_warnings(model: AllegroModel) -> list[str]:
     """Warnings about energies that jump at a cutoff; empty for most models.
 
-    That is where an activation is not 0 at 0, and where a Lennard-Jones term has no cutoff function.
+    That is where an activation is not 0 at 0, and where the radial functions or a Lennard-Jones term have no cutoff
+    function.
     """
     mlps = [model.embed_mlp, model.readout, *(layer.latent for layer in model.layers)]
     mlps += [layer.environment_mlp for layer in model.layers if layer.environment_mlp is not None]
@@ -18,6 +19,11 @@ def jump_warnings(model: AllegroModel) -> list[str]:
         for name in sorted(used & set(JUMPING_ACTIVATIONS))
     ]
     term = model.pair_term
+    if isinstance(model.radial, BesselEmbedding) and model.radial.cutoff_exponent is None:
+        warnings.append(
+            "the radial functions have no cutoff function (use_original_normalized_basis): the energy jumps where an "
+            "atom crosses the cutoff, as upstream's does"
+        )
     if isinstance(term, LennardJones) and term.cutoff_exponent is None:
         warnings.append(
             "the Lennard-Jones term has no cutoff function (lj_use_cutoff: false): the energy jumps where an atom "

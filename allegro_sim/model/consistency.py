@@ -132,8 +132,9 @@ def _wrong_pair_term(model: AllegroModel) -> str | None:
     if (model.reaches > model.cutoffs).any():
         mlps = [model.embed_mlp, model.readout, *(layer.latent for layer in model.layers)]
         mlps += [layer.environment_mlp for layer in model.layers if layer.environment_mlp is not None]
+        sharp = isinstance(model.radial, BesselEmbedding) and model.radial.cutoff_exponent is None
         constants = isinstance(model.radial, BesselEmbedding) and model.radial.with_constants
-        if constants or any(mlp.activation in JUMPING_ACTIVATIONS for mlp in mlps):
+        if sharp or constants or any(mlp.activation in JUMPING_ACTIVATIONS for mlp in mlps):
             return "'lennard_jones' reaches beyond 'cutoffs', where this network is not 0"
     return None
 

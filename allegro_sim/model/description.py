@@ -60,7 +60,7 @@ class BesselEmbedding:
     """
 
     frequencies: np.ndarray  # (num_bessels,) w_n; or (nt, nt, num_bessels), of each ordered pair of types
-    cutoff_exponent: float  # p of the polynomial cutoff
+    cutoff_exponent: float | None  # p of the polynomial cutoff; None: u = 1 up to the cutoff, where the energy jumps
     center_types: np.ndarray  # (nt, D/2), or any two widths that add up to D
     neighbor_types: np.ndarray  # (nt, D/2)
     basis_linear: np.ndarray  # (num_bessels, D), or (num_bessels + 2, D) with_constants

@@ -42,6 +42,16 @@ def polynomial_cutoff_forward(x: np.ndarray, exponent: float) -> np.ndarray:
     return np.where(x < 1.0, inside, 0.0)
 
 
+def cutoff_forward(x: np.ndarray, exponent: float | None) -> np.ndarray:
+    """u_p(x) (Z,), or 1 where there is no cutoff function."""
+    return np.ones_like(x) if exponent is None else polynomial_cutoff_forward(x, exponent)
+
+
+def cutoff_backward(grad_u: np.ndarray, x: np.ndarray, exponent: float | None) -> np.ndarray:
+    """dE/dx (Z,)."""
+    return np.zeros_like(x) if exponent is None else polynomial_cutoff_backward(grad_u, x, exponent)
+
+
 def polynomial_cutoff_backward(grad_u: np.ndarray, x: np.ndarray, exponent: float) -> np.ndarray:
     """dE/dx; the derivative is -p(p+1)(p+2)/2 x^(p-1) (1-x)^2: u, u' and u'' vanish at x = 1."""
     p = exponent
@@ -138,7 +148,7 @@ def bessel_forward(
     """
     frequencies = _frequencies(embedding, center_types, neighbor_types)
     waves = frequencies * np.sinc(frequencies * x[:, None])
-    cutoff = polynomial_cutoff_forward(x, embedding.cutoff_exponent)[:, None]
+    cutoff = cutoff_forward(x, embedding.cutoff_exponent)[:, None]
     basis = waves * cutoff
     if embedding.with_constants:
         basis = np.hstack([basis, cutoff, np.ones_like(cutoff)])
@@ -157,9 +167,9 @@ def bessel_backward(
     phase = frequencies * x[:, None]
     waves = frequencies * np.sinc(phase)
     wave_slopes = frequencies**2 * (np.cos(np.pi * phase) - np.sinc(phase)) / phase
-    cutoff = polynomial_cutoff_forward(x, embedding.cutoff_exponent)
+    cutoff = cutoff_forward(x, embedding.cutoff_exponent)
     grad_cutoff = grad_cutoff + (grad_basis * waves).sum(axis=1)
-    through_cutoff = polynomial_cutoff_backward(grad_cutoff, x, embedding.cutoff_exponent)
+    through_cutoff = cutoff_backward(grad_cutoff, x, embedding.cutoff_exponent)
     return (grad_basis * wave_slopes).sum(axis=1) * cutoff + through_cutoff
 
 

@@ -8,7 +8,12 @@ from __future__ import annotations
 import numpy as np
 
 from allegro_sim.model.description import LennardJones, Zbl
-from allegro_sim.model.reference_geometry import polynomial_cutoff_backward, polynomial_cutoff_forward
+from allegro_sim.model.reference_geometry import (
+    cutoff_backward,
+    cutoff_forward,
+    polynomial_cutoff_backward,
+    polynomial_cutoff_forward,
+)
 
 
 def pair_forward(
@@ -40,8 +45,7 @@ def _lennard_jones_forward(term: LennardJones, lengths: np.ndarray, x: np.ndarra
     Lennard-Jones, Proc. Phys. Soc. 43, 461 (1931).
     """
     q = (term.sigma / lengths) ** 6
-    energies = 2.0 * term.epsilon * (q * q - q)
-    return energies if term.cutoff_exponent is None else energies * polynomial_cutoff_forward(x, term.cutoff_exponent)
+    return 2.0 * term.epsilon * (q * q - q) * cutoff_forward(x, term.cutoff_exponent)
 
 
 def _lennard_jones_backward(
@@ -49,11 +53,9 @@ def _lennard_jones_backward(
 ) -> tuple[np.ndarray, np.ndarray]:
     q = (term.sigma / lengths) ** 6
     grad_lengths = grad_edge * 2.0 * term.epsilon * (6.0 * q - 12.0 * q * q) / lengths
-    if term.cutoff_exponent is None:
-        return grad_lengths, np.zeros_like(x)
     grad_cutoff = grad_edge * 2.0 * term.epsilon * (q * q - q)
-    cutoff = polynomial_cutoff_forward(x, term.cutoff_exponent)
-    return grad_lengths * cutoff, polynomial_cutoff_backward(grad_cutoff, x, term.cutoff_exponent)
+    cutoff = cutoff_forward(x, term.cutoff_exponent)
+    return grad_lengths * cutoff, cutoff_backward(grad_cutoff, x, term.cutoff_exponent)
 
 
 _ZBL_AMPLITUDES = np.array([0.02817, 0.28022, 0.50986, 0.18175])

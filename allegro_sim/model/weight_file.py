@@ -38,7 +38,8 @@ from allegro_sim.model.self_check import SelfCheck
 FORMAT = "allegro-sim-model"
 FORMAT_VERSION = 6
 """2 added the stages of the legacy generation and `so3`, 3 the Lennard-Jones term, 4 repeated irreps and
-scales of the pair term, 5 `scatter_features`, 6 the reach of a pair term. A file has the least that it needs."""
+scales of the pair term, 5 `scatter_features`, 6 the reach of a pair term and Bessel functions without a cutoff
+function. A file has the least that it needs."""
 
 _HYPERPARAMETERS: dict[str, type] = {
     "generation": str,
@@ -182,7 +183,8 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
     least = 3 if isinstance(model.pair_term, LennardJones) else least
     least = 4 if model.repeated_harmonics or model.repeated_tensors or model.pair_scales is not None else least
     least = 5 if model.scatter_features else least
-    least = 6 if isinstance(model.pair_term, LennardJones) and model.pair_term.reach is not None else least
+    sharp = isinstance(model.radial, BesselEmbedding) and model.radial.cutoff_exponent is None
+    least = 6 if sharp or getattr(model.pair_term, "reach", None) is not None else least
     write_attribute(file, "format_version", least)
     if least > 1:
         write_attribute(file, "so3", model.so3)
@@ -199,7 +201,8 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
     radial = file["radial"]
     if isinstance(model.radial, BesselEmbedding):
         write_attribute(radial, "kind", "bessel")
-        write_attribute(radial, "cutoff_exponent", model.radial.cutoff_exponent)
+        if model.radial.cutoff_exponent is not None:
+            write_attribute(radial, "cutoff_exponent", model.radial.cutoff_exponent)
         if model.is_legacy:
             write_attribute(radial, "with_constants", model.radial.with_constants)
     else:
@@ -342,7 +345,7 @@ def _read_radial(reader: FieldReader, legacy: bool) -> BesselEmbedding | SplineE
         )
     return BesselEmbedding(
         frequencies=reader.array("frequencies"),
-        cutoff_exponent=reader.attribute("cutoff_exponent", float),
+        cutoff_exponent=_read_optional(reader, "cutoff_exponent"),
         center_types=reader.array("center_types"),
         neighbor_types=reader.array("neighbor_types"),
         basis_linear=reader.array("basis_linear"),
@@ -392,10 +395,12 @@ def _read_pair_term(reader: FieldReader) -> Zbl | LennardJones | None:
     if not reader.has("lennard_jones"):
         return None
     group = reader.group("lennard_jones")
-    exponent, reach = (
-        group.attribute(name, float) if group.has_attribute(name) else None for name in ("cutoff_exponent", "reach")
-    )
+    exponent, reach = _read_optional(group, "cutoff_exponent"), _read_optional(group, "reach")
     return LennardJones(group.attribute("sigma", float), group.attribute("epsilon", float), exponent, reach)
+
+
+def _read_optional(reader: FieldReader, name: str) -> float | None:
+    return reader.attribute(name, float) if reader.has_attribute(name) else None
 
 
 def _read_self_check(reader: FieldReader) -> SelfCheck:

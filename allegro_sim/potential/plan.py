@@ -40,7 +40,7 @@ def _radial_constants(radial: BesselEmbedding | SplineEmbedding) -> dict[str, An
     constants = {
         **_NO_BESSEL,
         "spline_span": 0.0,
-        "cutoff_exponent": float(radial.cutoff_exponent),
+        "cutoff_exponent": float(radial.cutoff_exponent or 0.0),
         "with_constants": int(radial.with_constants),
     }
     if radial.frequencies.ndim == 1:

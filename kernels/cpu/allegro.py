@@ -27,10 +27,10 @@ from .radial import (
     SPLINE,
     bessel_basis,
     constant_functions,
+    cutoff_function,
     edge_factors,
     lennard_jones,
     pair_bessel_basis,
-    polynomial_cutoff,
     spline_basis,
     zbl,
 )
@@ -49,7 +49,7 @@ class Network(NamedTuple):
     pair_frequencies: np.ndarray  # float64 (nt * nt, num_bessels), of PAIR_BESSEL
     with_constants: int  # 1 where u_p and 1 end the basis
     spline_span: float
-    cutoff_exponent: float
+    cutoff_exponent: float  # of the Bessel functions; 0 for none
     harmonic_norms: np.ndarray  # float64 (l_max + 1, l_max + 1)
     repeated_degrees: np.ndarray  # int64 (n,), of further copies of harmonics
     weights: np.ndarray  # F, all matrices of the programs
@@ -95,7 +95,7 @@ def evaluate_chunk(
     if network.radial_kind == SPLINE:
         spline_basis(edges.basis, edges.basis_slopes, network.spline_span, edges.x, count)
     else:
-        polynomial_cutoff(edges.cutoff, edges.cutoff_slopes, edges.x, network.cutoff_exponent, count)
+        cutoff_function(edges.cutoff, edges.cutoff_slopes, edges.x, network.cutoff_exponent, count)
         if network.radial_kind == PAIR_BESSEL:
             pair_bessel_basis(
                 edges.basis, edges.basis_slopes, network.pair_frequencies, edges.pairs, edges.cutoff,
@@ -149,11 +149,7 @@ def pair_terms(network, edges, count):
         edges.pair_energies[:count] = 0.0
         edges.pair_slopes[:count] = 0.0
         return
-    if network.pair_exponent > 0.0:
-        polynomial_cutoff(edges.cutoff, edges.cutoff_slopes, edges.x, network.pair_exponent, count)
-    else:
-        edges.cutoff[:count] = 1.0
-        edges.cutoff_slopes[:count] = 0.0
+    cutoff_function(edges.cutoff, edges.cutoff_slopes, edges.x, network.pair_exponent, count)
     if network.pair_kind == LENNARD_JONES:
         lennard_jones(
             edges.pair_energies, edges.pair_slopes, edges.lengths, edges.cutoff, edges.cutoff_slopes,

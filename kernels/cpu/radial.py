@@ -34,6 +34,16 @@ def polynomial_cutoff(values, slopes, x, exponent, count):
 
 
 @inner_kernel
+def cutoff_function(values, slopes, x, exponent, count):
+    """`polynomial_cutoff`, or 1 everywhere where the exponent is 0 (overwrites)."""
+    if exponent > 0.0:
+        polynomial_cutoff(values, slopes, x, exponent, count)
+    else:
+        values[:count] = 1.0
+        slopes[:count] = 0.0
+
+
+@inner_kernel
 def bessel_basis(basis, slopes, frequencies, cutoff, cutoff_slopes, x, count):
     """b_n(x) = w_n sinc(w_n x) u(x), sinc(y) = sin(pi y) / (pi y), and db_n/dx (overwrites).
 

@@ -27,13 +27,20 @@ DEVICE void polynomial_cutoff(double& value, double& slope, double x, double p) 
   slope = inside ? -p * a * below_power * (1.0 - x) * (1.0 - x) : 0.0;
 }
 
+// The same, or 1 everywhere where p is 0 (overwrites).
+DEVICE void cutoff_function(double& value, double& slope, double x, double p) {
+  value = 1.0;
+  slope = 0.0;
+  if (p > 0.0) polynomial_cutoff(value, slope, x, p);
+}
+
 #if RADIAL_BESSEL
 // b_n(x) = sin(pi w_n x) / (pi x) u(x), given to store(n, b_n, db_n/dx); inverse: 1/x. Frequencies 1, 2, .. BESSELS, the
 // usual ones, come from one sine by rotation; any others each from their own. WITH_CONSTANTS: then u(x), and 1.
 template <class Store>
 DEVICE void radial_basis(double x, double inverse, const double* __restrict__ frequencies, const Store& store) {
   double cutoff, cutoff_slope;
-  polynomial_cutoff(cutoff, cutoff_slope, x, CUTOFF_EXPONENT);
+  cutoff_function(cutoff, cutoff_slope, x, CUTOFF_EXPONENT);
   const double scale = inverse * (1.0 / PI);
 #if WHOLE_FREQUENCIES
   double sine_1, cosine_1;
@@ -104,13 +111,10 @@ DEVICE void pair_term(
 DEVICE void pair_term(
     double& energy, double& slope, double d, double inverse_cutoff, double sigma, double strength) {
   const double inverse = 1.0 / d, ratio = sigma * inverse, square = ratio * ratio, q = square * square * square;
+  double cutoff, cutoff_slope;
+  cutoff_function(cutoff, cutoff_slope, d * inverse_cutoff, PAIR_EXPONENT);
   energy = strength * (q * q - q);
-  slope = strength * (6.0 * q - 12.0 * q * q) * inverse;
-  if (PAIR_EXPONENT > 0.0) {
-    double cutoff, cutoff_slope;
-    polynomial_cutoff(cutoff, cutoff_slope, d * inverse_cutoff, PAIR_EXPONENT);
-    slope = slope * cutoff + energy * (cutoff_slope * inverse_cutoff);
-    energy *= cutoff;
-  }
+  slope = strength * (6.0 * q - 12.0 * q * q) * inverse * cutoff + energy * (cutoff_slope * inverse_cutoff);
+  energy *= cutoff;
 }
 #endif

@@ -18,6 +18,9 @@ from allegro_sim.model.weight_file import load_model, save_model, summary
 from allegro_sim.tools.importing.legacy import read_legacy_model
 from allegro_sim.tools.importing.summary import describe_model
 
+PAIR_BUILDERS = ["allegro.model.Allegro", "PerSpeciesRescale", "PairPotentialTerm", "RescaleEnergyEtc"]
+ZBL = {"pair_style": "ZBL", "units": "metal"}
+
 
 def _import(name: str, changes: dict, tensors: dict | None = None, drop: str = "") -> tuple[AllegroModel, list[str]]:
     source = legacy_source(name)
@@ -51,7 +54,9 @@ def _import(name: str, changes: dict, tensors: dict | None = None, drop: str = "
         ("lj_02", {"SimpleLennardJones_lj_sigma": 1.0}, "SimpleLennardJones_lj_sigma"),
         ("zbl_02", {"units": "nano"}, "units is 'nano'"),
         ("p_l3_collected", {"tensors_mixing_mode": "uvw"}, "tensors_mixing_mode is 'uvw'"),
-        ("p_l3_collected", {"use_original_normalized_basis": True}, "use_original_normalized_basis is True"),
+        ("p_l3_collected", {"use_original_normalized_basis": True}, r"radial_basis\._mean"),
+        ("pair_cutoffs_zbl", {"use_original_normalized_basis": True}, "per_edge_type_cutoff has no effect"),
+        ("original_basis", {**ZBL, "model_builders": PAIR_BUILDERS}, "they have none"),
         ("p_l3_collected", {"avg_num_neighbors": 0.5}, "more than 1"),
         ("pair_cutoffs_zbl", {"per_edge_type_cutoff": {"H": {"H": 3.0, "O": 4.0}, "O": 4.5}}, "_rmax_recip"),
         ("pair_cutoffs_zbl", {"per_edge_type_cutoff": {"H": 3.0}}, r"per_edge_type_cutoff\.O\.H"),
@@ -80,6 +85,14 @@ def test_other_options_are_ignored_and_named():
     model, notes = _import("five_layers", {"optimizer_name": "Adam", "my_own_note": "x", "dataset_foo": 3})
     assert notes == ["options that no part of the model reads were ignored: my_own_note"]
     assert model.num_layers == 5
+
+
+def test_radial_functions_without_a_cutoff_function_are_told():
+    model, notes = _import("original_basis", {})
+    assert model.radial.cutoff_exponent is None and model.radial.with_constants and not notes
+    assert any("use_original_normalized_basis" in text for text in jump_warnings(model))
+    assert any("5 Bessel functions, sharp cutoff" in line for line in describe_model(model, 1))
+    assert not legacy_model("original_basis_unshifted").radial.with_constants
 
 
 def test_layer_cutoffs_below_r_max_are_told():
@@ -143,7 +156,8 @@ def test_the_weight_file_gives_the_model_back(name, tmp_path):
     with h5py.File(tmp_path / "model.h5") as file:
         least = 3 if isinstance(model.pair_term, LennardJones) else 2
         least = 4 if model.pair_scales is not None else least
-        assert file.attrs["format_version"] == (6 if (model.reaches > model.cutoffs).any() else least)
+        newest = (model.reaches > model.cutoffs).any() or model.radial.cutoff_exponent is None
+        assert file.attrs["format_version"] == (6 if newest else least)
     assert type(loaded.pair_term) is type(model.pair_term)
     assert np.array_equal(loaded.reaches, model.reaches)
 

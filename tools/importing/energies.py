@@ -106,7 +106,7 @@ def read_zbl(
     own_exponent = float(section.take("polynomial_cutoff_p", "number", 6.0))
     section.finish()
     # Up to nequip 0.16 the term takes the cutoff function of the model's edges, since 0.17 one of its own.
-    edge_exponent = radial.cutoff_exponent if isinstance(radial, BesselEmbedding) else 6.0
+    edge_exponent = (radial.cutoff_exponent if isinstance(radial, BesselEmbedding) else None) or 6.0
     exponent = own_exponent if _version(source.versions.get("nequip", "")) >= (0, 17) else edge_exponent
     if source.pair_exponent is not None:
         exponent = source.pair_exponent

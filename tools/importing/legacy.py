@@ -33,9 +33,10 @@ from allegro_sim.tools.importing.legacy_parts import (
     read_environment_mix,
     read_mix_out,
     read_one_hot_radial,
+    read_original_radial,
     read_product_radial,
 )
-from allegro_sim.tools.importing.legacy_source import LegacySource
+from allegro_sim.tools.importing.legacy_source import LegacySource, made_of
 from allegro_sim.tools.importing.options import Options, Tensors
 from allegro_sim.tools.importing.unpickle import Tensor
 
@@ -72,7 +73,7 @@ class _Reader:
             self.version = "0.2"
         else:
             raise CheckpointImportError(
-                f"{source.path}: is a {source.form} of {_made_of(source)}, not an Allegro model: neither the tensor "
+                f"{source.path}: is a {source.form} of {made_of(source)}, not an Allegro model: neither the tensor "
                 "typeembed.type_embeddings (allegro 0.3) nor allegro.per_layer_cutoffs (allegro 0.2) is there"
             )
         self.dtype = dtypes.get("allegro.latents.0._forward._weight_0", np.dtype(np.float64)).name
@@ -103,7 +104,7 @@ class _Reader:
         edge_scales = read_edge_scales(options, self.tensors, self.num_types)
         sum_norm = read_edge_sum_norm(options, self.source, self.count)
         scales, shifts, scale_by = read_energies(self.tensors, self.num_types)
-        of_pairs = PairContext(builders, scales, scale_by, self.exponent, cutoffs, self.r_max)
+        of_pairs = PairContext(builders, scales, scale_by, radial.cutoff_exponent, cutoffs, self.r_max)
         pair_term, pair_scales, species = read_legacy_pair_term(
             options, self.tensors, self.source, of_pairs, self.notes
         )
@@ -189,6 +190,7 @@ class _Reader:
     def _read_02(self) -> tuple[BesselEmbedding, np.ndarray, Mlp, list[Layer], dict[str, Any]]:
         options, tensors, attributes = self.options, self.tensors, self.source.attributes
         self.channels = options.take("env_embed_multiplicity", "integer", 32)
+        options.ignore("use_original_normalized_basis")  # of 0.3; the basis of 0.2 is that one, times a cutoff function
         tensors.expect("allegro.env_sum_normalizations", np.full(self.num_layers, self.count**-0.5), self.tolerance)
         radial, order = read_one_hot_radial(options, tensors, self.num_types, self.r_max, self.exponent)
         embed = self.mlps.read("two_body_latent", "allegro.latents.0", len(order), None)
@@ -256,8 +258,14 @@ class _Reader:
     def _read_03(self) -> tuple[BesselEmbedding, np.ndarray, Mlp, list[Layer], dict[str, Any]]:
         options, tensors = self.options, self.tensors
         self.channels = options.take("num_tensor_features", "integer")
-        cutoffs, per_pair = self._pair_cutoffs()
-        radial = read_product_radial(options, tensors, cutoffs, per_pair, self.exponent)
+        if options.take("use_original_normalized_basis", "flag", False):
+            if options.take("per_edge_type_cutoff", default=None) is not None:
+                raise options.error("use_original_normalized_basis", "is true: per_edge_type_cutoff has no effect then")
+            cutoffs = np.full((self.num_types, self.num_types), self.r_max)
+            radial = read_original_radial(options, tensors, self.num_types, self.r_max)
+        else:
+            cutoffs, per_pair = self._pair_cutoffs()
+            radial = read_product_radial(options, tensors, cutoffs, per_pair, self.exponent)
         embed = self.mlps.read("two_body_latent", "allegro.latents.0", radial.basis_linear.shape[1], None)
         self_edge = options.take("self_edge_tensor_product", "flag", False)
         individual = options.take("weight_individual_irreps", "flag", True)
@@ -378,14 +386,6 @@ class _Reader:
 def _dtype_read(tensor: Tensor) -> np.dtype:
     """Of the numbers that `Tensor.numpy` gives."""
     return np.dtype("f4" if tensor.dtype == "bfloat16" else tensor.dtype)
-
-
-def _made_of(source: LegacySource) -> str:
-    """The modules of a network, by their names, and the builders that its configuration names."""
-    modules = dict.fromkeys(name.split(".")[0] for name in source.tensors if "." in name)
-    builders = source.config.get("model_builders")
-    named = f", built by {', '.join(map(str, builders))}" if isinstance(builders, list) else ""
-    return f"the modules {', '.join(list(modules)[:6]) or 'without tensors'}{named}"
 
 
 def _plain(value: Any) -> Any:

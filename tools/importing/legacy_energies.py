@@ -68,7 +68,7 @@ class PairContext:
     builders: list[str]  # names of the model builders, in their order
     scales: np.ndarray  # (nt,), of the types' energies
     scale_by: float  # factor on all energies
-    exponent: float  # of the polynomial cutoff of the edges
+    exponent: float | None  # of the polynomial cutoff of the edges; None where they have none
     cutoffs: np.ndarray  # (nt, nt) Å, of ordered pairs of types
     r_max: float  # Å, how far upstream lists edges
 
@@ -102,6 +102,7 @@ def read_legacy_pair_term(
             factor *= float(context.scales[0])
     if style == "LJ":
         return _lennard_jones(options, source, context, factor, notes), scales, species
+    exponent = _cutoff_exponent(options, context)
     units = options.take("units", "text", None)
     if units not in (*_COULOMB, None):
         raise options.error("units", f"is {units!r}; metal or real is expected")
@@ -109,7 +110,18 @@ def read_legacy_pair_term(
         notes.append("the ZBL term is in LAMMPS units `real`: energies seem to be kcal/mol, but are taken as eV here")
     numbers = tensors.take("pair_potential.atomic_numbers", (num_types,), weight=False)
     half_coulomb = float(tensors.take("pair_potential._qqr2exesquare", (), weight=False))
-    return Zbl(numbers, 2.0 * factor * half_coulomb, context.exponent), scales, species
+    return Zbl(numbers, 2.0 * factor * half_coulomb, exponent), scales, species
+
+
+def _cutoff_exponent(options: Options, context: PairContext) -> float:
+    """Of a pair term, which takes the cutoff function of the edges."""
+    if context.exponent is None:
+        raise options.error(
+            "pair_style",
+            "is a term with the cutoff function of the edges, and they have none (use_original_normalized_basis): "
+            "upstream cannot evaluate it",
+        )
+    return context.exponent
 
 
 def _lennard_jones(
@@ -128,6 +140,7 @@ def _lennard_jones(
     check_attribute(source.attributes, "pair_potential.lj_sigma", sigma, source.path)
     check_attribute(source.attributes, "pair_potential.lj_use_cutoff", with_cutoff, source.path)
     stored = source.attributes.get("pair_potential.lj_epsilon", epsilon)  # what a deployed model computes with
+    exponent = _cutoff_exponent(options, context) if with_cutoff else None
     reach = context.r_max if not with_cutoff and (context.cutoffs < context.r_max).any() else None
     if reach is not None:
         notes.append(
@@ -141,4 +154,4 @@ def _lennard_jones(
             f"read back from the file, here as with upstream's programs, has it times {factor:g}, the factor on all "
             "energies"
         )
-    return LennardJones(sigma, factor * float(stored), context.exponent if with_cutoff else None, reach)
+    return LennardJones(sigma, factor * float(stored), exponent, reach)

@@ -70,7 +70,6 @@ def refuse_legacy_options(options: Options) -> None:
     """Raises CheckpointImportError for options that are recognised but not supported."""
     for name, supported in (
         ("embed_initial_edge", True),  # upstream's own code cannot build such a model
-        ("use_original_normalized_basis", False),  # without a cutoff function: the energy jumps at the cutoff
         ("edge_sh_normalization", "component"),
         ("edge_sh_normalize", True),
     ):

@@ -127,14 +127,34 @@ def read_product_radial(
         frequencies = stored * cutoffs[:, :, None] / pi
     else:
         frequencies = tensors.take("radial_basis.bessel_weights", (count,)) * float(cutoffs.max()) / pi
+    types, basis_linear = _product_embedding(options, tensors, num_types, count)
+    return BesselEmbedding(frequencies, exponent, types[0], types[1], basis_linear)
+
+
+def read_original_radial(options: Options, tensors: Tensors, num_types: int, r_max: float) -> BesselEmbedding:
+    """The same with `use_original_normalized_basis`: (b_n - mean) * inv_std, b_n of `read_one_hot_radial`, no u_p."""
+    options.ignore("num_bessels_per_basis", "bessel_frequency_cutoff", "norm_basis_mean_shift")
+    count = options.take("num_basis", "integer", 8)
+    shifted = tensors.shape("radial_basis._mean") != (0,)
+    means = tensors.take("radial_basis._mean", (count,) if shifted else (0,), weight=False)
+    factors = tensors.take("radial_basis._inv_std", (count,), weight=False)
+    frequencies = tensors.take("radial_basis.basis.bessel_weights", (count,)) / pi
+    types, linear = _product_embedding(options, tensors, num_types, count)
+    rows = [2.0 * pi / r_max**2 * factors[:, None] * linear]
+    if shifted:
+        rows += [np.zeros((1, linear.shape[1])), -((means * factors) @ linear)[None]]
+    return BesselEmbedding(frequencies, None, types[0], types[1], np.concatenate(rows), shifted)
+
+
+def _product_embedding(options: Options, tensors: Tensors, num_types: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """C and N of the types (2, nt, D/2), and the matrix behind the radial functions (count, D)."""
     width = options.take("initial_scalar_embedding_dim", "integer", None)
     if width is None:
         width = options.peek("two_body_latent_mlp_latent_dimensions", "list", [0])[0]
     if width % 2 or width < 2:
         raise options.error("initial_scalar_embedding_dim", f"is {width}; an even number is expected")
     types = tensors.take("typeembed.type_embeddings", (2, num_types, width // 2))
-    basis_linear = tensors.take("typeembed.basis_mlp._forward._weight_0", (count, width)) / sqrt(count)
-    return BesselEmbedding(frequencies, exponent, types[0], types[1], basis_linear)
+    return types, tensors.take("typeembed.basis_mlp._forward._weight_0", (count, width)) / sqrt(count)
 
 
 def paths_into(paths: tuple[Path, ...]) -> np.ndarray:

@@ -143,6 +143,14 @@ def is_legacy_state(loaded: Any) -> bool:
     )
 
 
+def made_of(source: LegacySource) -> str:
+    """The modules of a network, by their names, and the builders that its configuration names."""
+    modules = dict.fromkeys(name.split(".")[0] for name in source.tensors if "." in name)
+    builders = source.config.get("model_builders")
+    named = f", built by {', '.join(map(str, builders))}" if isinstance(builders, list) else ""
+    return f"the modules {', '.join(list(modules)[:6]) or 'without tensors'}{named}"
+
+
 def _inner_name(name: str) -> str:
     """A name below the network: without "model." of the modules around it and "func." of the one of the gradients."""
     match = _OUTER_MODULES.match(name)

@@ -89,7 +89,8 @@ def _repeated_lines(model: AllegroModel) -> list[str]:
 
 def _radial_text(model: AllegroModel) -> str:
     if isinstance(model.radial, BesselEmbedding):
-        return (
-            f"{model.radial.frequencies.shape[-1]} Bessel functions, cutoff exponent {model.radial.cutoff_exponent:g}"
+        exponent = model.radial.cutoff_exponent
+        return f"{model.radial.frequencies.shape[-1]} Bessel functions, " + (
+            "sharp cutoff" if exponent is None else f"cutoff exponent {exponent:g}"
         )
     return f"{model.radial.weights.shape[3]} splines, span {model.radial.span}"

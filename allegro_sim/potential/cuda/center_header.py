@@ -273,7 +273,7 @@ def center_defines(model: AllegroModel, precision: str, row_columns: int | None 
     of_pairs = constants = whole = False
     if isinstance(model.radial, BesselEmbedding):
         frequencies, constants = np.asarray(model.radial.frequencies, np.float64), model.radial.with_constants
-        bessels, span, exponent = frequencies.shape[-1], 0, float(model.radial.cutoff_exponent)
+        bessels, span, exponent = frequencies.shape[-1], 0, float(model.radial.cutoff_exponent or 0.0)
         of_pairs = frequencies.ndim == 3
         whole = not of_pairs and bool(np.array_equal(frequencies, np.arange(1.0, bessels + 1.0)))
     else:

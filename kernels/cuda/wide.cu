@@ -36,7 +36,7 @@ template <int ROWS, int WIDTH, class Load, class Store> DEVICE void for_pieces_t
 #pragma unroll
     for (int t = 0; t < TOGETHER; ++t) {
       const int own = first + t * WIDE_THREADS;
-      const int n = WHOLE || own < COUNT ? own : COUNT - 1;  // a branch would make one load wait for another
+      const int n = WHOLE || own < COUNT ? own : first;  // a branch would make one load wait for another
       loaded[t] = load((int)blockIdx.x * ROWS + n / PIECES, n % PIECES * REALS_16);
     }
 #pragma unroll

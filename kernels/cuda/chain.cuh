@@ -61,12 +61,11 @@ template <class Chain> struct Place {
 };
 
 // visit(i, half, row, column, pair) for the pairs of numbers of a block that this thread holds, of the eights of columns
-// from `first` on, before `last`.
-template <class Chain, int NJ, int N, class Visit>
-DEVICE void for_each_pair(const Place<Chain>& place, Sums<Place<Chain>::MI, NJ>& sums, int block, Visit visit,
-                          int first = 0, int last = NJ) {
+// from FIRST on, before LAST.
+template <class Chain, int NJ, int N, int FIRST = 0, int LAST = NJ, class Visit>
+DEVICE void for_each_pair(const Place<Chain>& place, Sums<Place<Chain>::MI, NJ>& sums, int block, Visit visit) {
 #pragma unroll
-  for (int j = first; j < last; ++j) {
+  for (int j = FIRST; j < LAST; ++j) {
     const int column = place.column(block, NJ, j);
     if (N % (Chain::WARPS_N * NJ * 8) != 0 && column >= N) continue;
 #pragma unroll
@@ -167,18 +166,7 @@ template <class Chain, class Rows, class Epilogue> struct ChainRun {
         stage = stage + 1 == Chain::STAGES ? 0 : stage + 1;
       }
       if constexpr (LAST) {
-        constexpr int NJ = Shape::NJ, TOGETHER = Epilogue::ADDS ? 4 : NJ;  // as many loads as there are registers for
-#pragma unroll
-        for (int first = 0; first < NJ; first += TOGETHER) {
-          const int last = first + TOGETHER < NJ ? first + TOGETHER : NJ;
-          if constexpr (Epilogue::ADDS) add_what_is_there<Shape>(sums, block, first, last);
-          for_each_pair<Chain, NJ, Shape::N>(
-              place, sums, block,
-              [&](int i, int half, int row, int column, REAL2 pair) {
-                epilogue.last(i, half, start + row, column, pair);
-              },
-              first, last);
-        }
+        take_last<Shape, 0>(sums, block);
       } else {
         __syncthreads();  // all have read the tile
         store_hidden<P>(sums);
@@ -187,12 +175,26 @@ template <class Chain, class Rows, class Epilogue> struct ChainRun {
     if constexpr (!LAST) product<P + 1>();
   }
 
+  // The results of a block, from the FIRST eight of columns on.
+  template <class Shape, int FIRST> DEVICE void take_last(Sums<Place<Chain>::MI, Shape::NJ>& sums, int block) {
+    constexpr int NJ = Shape::NJ, FEW = PRECISION_MIXED ? 4 : 2;  // as many loads as there are registers for
+    constexpr int TOGETHER = Epilogue::ADDS ? FEW : NJ;
+    constexpr int LAST = FIRST + TOGETHER < NJ ? FIRST + TOGETHER : NJ;
+    if constexpr (Epilogue::ADDS) add_what_is_there<Shape, FIRST, LAST>(sums, block);
+    for_each_pair<Chain, NJ, Shape::N, FIRST, LAST>(
+        place, sums, block,
+        [&](int i, int half, int row, int column, REAL2 pair) {
+          epilogue.last(i, half, start + row, column, pair);
+        });
+    if constexpr (LAST < NJ) take_last<Shape, LAST>(sums, block);
+  }
+
   // Results are added to what stands in memory: before any of them is stored, so that these loads may be under way
   // together.
-  template <class Shape>
-  DEVICE void add_what_is_there(Sums<Place<Chain>::MI, Shape::NJ>& sums, int block, int first, int last) {
+  template <class Shape, int FIRST, int LAST>
+  DEVICE void add_what_is_there(Sums<Place<Chain>::MI, Shape::NJ>& sums, int block) {
 #pragma unroll
-    for (int j = first; j < last; ++j) {
+    for (int j = FIRST; j < LAST; ++j) {
       const int column = place.column(block, Shape::NJ, j);
 #pragma unroll
       for (int i = 0; i < Place<Chain>::MI; ++i)

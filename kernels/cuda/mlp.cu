@@ -40,7 +40,7 @@ DEVICE void two_body_sums(Sums<Place<Chain>::MI, NJ>& sums, const REAL* __restri
   constexpr int MI = Place<Chain>::MI;
   const int start = blockIdx.x * Chain::TILE;
   sums.clear();
-#pragma unroll(NJ == 1 ? 4 : 1)  // of few columns the loads of several functions are under way together
+#pragma unroll(NJ == 1 && PRECISION_MIXED ? 4 : 1)  // with registers to spare: loads of several functions together
   for (int n = 0; n < NB; ++n) {
     REAL radial[MI][2];
 #pragma unroll

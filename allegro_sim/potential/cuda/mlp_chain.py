@@ -20,8 +20,9 @@ SHARED_BYTES = 99 * 1024
 # 32 rows by 64 columns, 64 numbers a lane; in float64 16 rows. Narrow MLPs wait for memory more than they multiply: on
 # an H200 they reached 47 to 68 % of their roof with 128 edges a tile. With 64 a lane has half the sums, so that twice
 # as many warps share a multiprocessor, and their matrices, read once a tile, are small.
-TILES = {
+TILES: dict[int | str, tuple[tuple[int, tuple[int, int, int]], ...]] = {
     4: ((32, (64, 4, 1)), (64, (64, 4, 1)), (128, (128, 4, 2)), (256, (64, 2, 4))),
+    "SPLIT_TF32": ((32, (64, 4, 1)), (64, (64, 4, 1)), (256, (64, 2, 4))),  # twice the operands beside the sums
     8: ((32, (64, 4, 1)), (64, (64, 4, 1)), (128, (64, 4, 2)), (256, (32, 2, 4))),
 }
 # Numbers k of a slab, and slabs under way or in use: the first choice that fits.
@@ -56,7 +57,7 @@ class ChainLayout:
 
     def _choice(self) -> tuple[int, int, int]:
         width = self.held or min(max(self.outer, default=8), 128)
-        for widest, choice in TILES[self.real_bytes]:
+        for widest, choice in TILES["SPLIT_TF32" if "SPLIT_TF32" in self.method else self.real_bytes]:
             if width <= widest:
                 return choice
         raise ValueError(f"{width} hidden features do not fit the fused kernels")
@@ -85,7 +86,7 @@ class ChainLayout:
         sums = max((4 * rows * self.split(n)[0] for n in self.outer), default=0)  # of a lane
         threads = 512 if few else 256
         if few and self.real_bytes == 4:
-            threads = 1024 if sums <= 16 else 768 if sums <= 32 else 512
+            threads = 1024 if sums <= 16 else (640 if "SPLIT_TF32" in self.method else 768) if sums <= 32 else 512
         return threads // self.threads
 
     def split(self, columns: int) -> tuple[int, int]:

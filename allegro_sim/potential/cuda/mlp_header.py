@@ -75,10 +75,9 @@ def _fused_kernel(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: M
     layout = chain_layout(dimensions, shapes, shape, backward)
     outputs, inputs, function, called = _signature(shape, backward)
     casts = [name if name == "nullptr" else f"const_cast<REAL*>({name})" for name in _slopes(shape)]
-    # Rows of components, and without TF32 features added to what they came from, and the way back through a deep
-    # embedding, need more registers than 128 a thread.
-    much = any(part.added for part in shape.outputs) or (backward and shape.is_embedding and len(shape.dense) > 1)
-    crowded = shape.each > 1 or (much and dimensions.precision != "mixed")
+    # Rows of components, and in float64 features added to what they came from, need more registers than 128 a thread.
+    adds = dimensions.precision == "double" and any(part.added for part in shape.outputs)
+    crowded = shape.each > 1 or adds
     return MlpKernel(
         name=_stage(shape, backward),
         threads=layout.threads,

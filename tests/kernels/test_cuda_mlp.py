@@ -384,9 +384,10 @@ def assert_close(mlps: Mlps, got: Results, wanted: Results) -> None:
         assert error.max() < TOLERANCE[mlps.precision], f"{name}: {error.max():.2e}"
         if mlps.precision == "mixed":
             # Hidden numbers a float32 rounding away from the middle between two TF32 numbers are few; edges without any
-            # agree to float32. Operands that are not rounded alike would differ by some 1e-4 everywhere.
+            # agree to what sums lose that are cut off every eight terms: half a last bit of float32 each, always to the
+            # same side, 32 times in a sum of 256. Operands not rounded alike would differ by some 1e-4 everywhere.
             most = np.quantile(error, 0.2)
-            assert most < 2e-6, f"{name}: {most:.2e}"
+            assert most < 1e-5, f"{name}: {most:.2e}"
             assert np.sqrt(np.mean(error**2)) < 2e-4, f"{name}: {np.sqrt(np.mean(error**2)):.2e}"
 
 

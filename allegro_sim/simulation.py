@@ -259,7 +259,7 @@ class Simulation:
         group = f"run-{self.potential.device}-{self.potential.precision}"
         if self.comm.node_rank == 0:
             if not is_warm(group):
-                self.screen.message("Compiling kernels (once on this machine, less than a minute) ...")
+                self.screen.message("Compiling kernels (once on this machine, about a minute) ...")
             self._rehearsal.rehearse_step(self.potential)
             mark_warm(group)
         self.comm.patient_barrier()

@@ -116,7 +116,14 @@ def find_inconsistency(model: AllegroModel) -> str | None:
             return f"'{name}' holds values that are not finite"
     if not (model.cutoffs > 0.0).all() or not (model.masses > 0.0).all():
         return "'cutoffs' and 'types/masses' must be positive"
+    if isinstance(model.radial, BesselEmbedding) and _too_small(model.radial.cutoff_exponent):
+        return f"'radial' has cutoff_exponent {model.radial.cutoff_exponent}; at least 1 is expected"
     return _wrong_pair_term(model)
+
+
+def _too_small(exponent: float | None) -> bool:
+    """Of a polynomial cutoff; None: there is none."""
+    return exponent is not None and not exponent >= 1.0
 
 
 def _wrong_pair_term(model: AllegroModel) -> str | None:
@@ -125,7 +132,7 @@ def _wrong_pair_term(model: AllegroModel) -> str | None:
         return None
     exponent, reach = term.cutoff_exponent, term.reach
     given = [number for number in (term.sigma, term.epsilon, exponent, reach) if number is not None]
-    if not np.isfinite(given).all() or (exponent or 1.0) < 1.0 or (reach or 1.0) <= 0.0:
+    if not np.isfinite(given).all() or _too_small(exponent) or (reach is not None and reach <= 0.0):
         return f"'lennard_jones' has sigma {term.sigma}, epsilon {term.epsilon}, exponent {exponent}, reach {reach}"
     if reach is not None and exponent is not None:
         return "'lennard_jones' has 'reach', which belongs to a term without 'cutoff_exponent'"

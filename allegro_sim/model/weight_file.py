@@ -300,7 +300,7 @@ def _read_model(reader: FieldReader) -> AllegroModel:
         atomic_numbers=types.array("atomic_numbers", np.int64),
         masses=types.array("masses"),
         cutoffs=reader.array("cutoffs"),
-        radial=_read_radial(reader.group("radial"), legacy),
+        radial=_read_radial(reader.group("radial"), legacy, reader.attribute("format_version", int)),
         embed_mlp=embed_mlp,
         tensor_linear=no_columns if legacy else reader.array("tensor_linear"),
         first_projection=no_columns if legacy else reader.array("first_projection"),
@@ -335,7 +335,7 @@ def _read_hyperparameters(reader: FieldReader) -> dict:
         raise ModelFileError(f"{reader.path}: '/hyperparameters' is not JSON text ({error}).") from error
 
 
-def _read_radial(reader: FieldReader, legacy: bool) -> BesselEmbedding | SplineEmbedding:
+def _read_radial(reader: FieldReader, legacy: bool, version: int) -> BesselEmbedding | SplineEmbedding:
     kind = reader.attribute("kind", str)
     if kind == "spline":
         return SplineEmbedding(reader.array("weights"), reader.attribute("span", int))
@@ -343,9 +343,11 @@ def _read_radial(reader: FieldReader, legacy: bool) -> BesselEmbedding | SplineE
         raise ModelFileError(
             f"{reader.path}: radial embedding of kind '{kind}' is not known; expected bessel or spline."
         )
+    # Before version 6 an exponent that is not there is missing.
+    exponent = reader.attribute("cutoff_exponent", float) if version < 6 else _read_optional(reader, "cutoff_exponent")
     return BesselEmbedding(
         frequencies=reader.array("frequencies"),
-        cutoff_exponent=_read_optional(reader, "cutoff_exponent"),
+        cutoff_exponent=exponent,
         center_types=reader.array("center_types"),
         neighbor_types=reader.array("neighbor_types"),
         basis_linear=reader.array("basis_linear"),

@@ -196,6 +196,8 @@ def test_a_stage_that_was_lost_is_named(name, lost, tmp_path):
         ("five_layers", {"num_scalar_features": 8}, "scalar features"),
         ("lj_pair_cutoffs", {"pair_term": LennardJones(1.0, 0.1, 6.0, 4.5)}, "'reach', which belongs"),
         ("lj_pair_cutoffs", {"pair_term": LennardJones(1.0, 0.1, None, -1.0)}, "reach -1.0"),
+        ("lj_pair_cutoffs", {"pair_term": LennardJones(1.0, 0.1, None, 0.0)}, "reach 0.0"),
+        ("lj_pair_cutoffs", {"pair_term": LennardJones(1.0, 0.1, 0.0)}, "exponent 0.0"),
         ("lj_beyond_cutoffs", {"readout": Mlp((np.ones((16, 1)),), "sigmoid")}, "where this network is not 0"),
     ],
 )

@@ -203,6 +203,21 @@ def test_missing_attribute_is_named(copy):
         load_model(copy)
 
 
+def test_a_cutoff_exponent_that_is_lost_is_not_a_sharp_cutoff(copy):
+    """Only since version 6 has a file none by intention."""
+    with h5py.File(copy, "a") as file:
+        del file["radial"].attrs["cutoff_exponent"]
+    with pytest.raises(ModelFileError, match="'cutoff_exponent'"):
+        load_model(copy)
+
+
+def test_a_cutoff_exponent_of_zero_is_named(copy):
+    with h5py.File(copy, "a") as file:
+        file["radial"].attrs["cutoff_exponent"] = 0.0
+    with pytest.raises(ModelFileError, match="cutoff_exponent"):
+        load_model(copy)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

@@ -76,7 +76,7 @@ class ChainLayout:
 
     @property
     def blocks_together(self) -> int:
-        """Blocks that share a multiprocessor's registers: 64 a thread where that is enough, else 80, 128 or 255."""
+        """Blocks that share a multiprocessor's registers: the more sums a lane has, the fewer, so that none spills."""
         few = self.held <= 128 and not {"MULTIPLY_ADD", "SUMS_OF_EIGHT"} & set(self.method)
         if (
             "SPLIT_TF32" in self.method and not self.from_memory

@@ -7,11 +7,13 @@ asked first, where it can be asked, and then a few numbers are sent and compared
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from allegro_sim.errors import DeviceError
 from allegro_sim.gpu.arrays import new_array, to_device
+from allegro_sim.gpu.transport import take_maximum_by_host
 from allegro_sim.parallel.comm import Comm
 from allegro_sim.potential.cuda.engine import Executor
 
@@ -56,6 +58,10 @@ class CudaAwareTransport:
         self._executor.wait()  # MPI knows nothing of the stream
         with self._executor.working():  # a rank's own rows are copied there
             self._comm.exchange(send, send_counts, receive, receive_counts)
+
+    def take_maximum(self, words: Any) -> None:
+        """See `Transport.take_maximum`. Through the host, which has to wait in any case."""
+        take_maximum_by_host(self._comm, self._executor, words)
 
     def _probe(self) -> None:
         """Numbers from device to device: to this rank itself, its neighbours, and ranks farther and farther off."""

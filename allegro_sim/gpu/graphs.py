@@ -92,7 +92,7 @@ class StepGraph:
 def obstacle_to_graphs(*, ranks: int, images_travel: bool) -> str:
     """Why steps cannot be graphs, or nothing."""
     if ranks > 1:
-        return "with several ranks the host takes part in every step"
+        return "with several ranks ghosts go through the transport"
     if images_travel:
         return "with gpu.images_travel ghosts go through the transport"
     return ""

@@ -77,6 +77,7 @@ class Integration:
                 self._call("look_at_moves", self._status, *moves, number),
             ],
             "looks": self._looks(number),
+            "room": [self._executor.call("look_at_room", 1, self._control, self._status)],
             "second half": [self._call("second_half", self._status, rows.velocities, rows.forces, *factors)],
         }
 
@@ -92,7 +93,8 @@ class Integration:
         return looks
 
     def run(self, *parts: str) -> None:
-        """Launch "kick", "drift" (and the look at the moves), "looks" (at forces and distances), "second half"."""
+        """Launch "kick", "drift" (and the look at the moves), "looks" (at forces and distances), "room" (an
+        overflow becomes a control word), "second half"."""
         for part in parts:
             for call in self.calls[part]:
                 call()

@@ -3,8 +3,9 @@
 Every kernel of a step obeys the control words (kernels/numba_cuda/control.py): where a step cannot go on as launched,
 because the neighbour list has grown old, a chunk of the potential overflowed, or a guard found something, all that was
 launched after it does nothing, and the host, when it looks, finds the atoms where they must be for it to act. So the
-number of steps that are launched ahead is a matter of speed alone. On several ranks the host takes part in every step,
-since all ranks must agree whether to rebuild.
+number of steps that are launched ahead is a matter of speed alone. Several ranks agree on the control words twice a
+step, before anything moves that one of them could not take back; where the transport does that from GPU to GPU, the
+hosts need not wait for it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class DeviceMotion:
     parts : Parts, with a CudaPotential; its system is a copy for those who look at atoms on the host, and where they
         come from at `place`
     transport : Transport
-    steps_ahead : most steps to launch before the host looks; 1 on several ranks
+    steps_ahead : most steps to launch before the host looks; 1 on several ranks whose transport has the host wait
     images_travel : see `DeviceBricks`
     graphs : see `StepGraph`
     """
@@ -75,8 +76,8 @@ class DeviceMotion:
             self.rows, self.decomposition, transport, self.control, self._status, images_travel=images_travel
         )
         self.neighbors = DeviceNeighbors(self.rows, self.decomposition, parts.reaches, parts.skin)
-        self.steps_ahead = steps_ahead if comm.size == 1 else 1
         self._alone = comm.size == 1
+        self.steps_ahead = steps_ahead if self._alone or not transport.waits else 1
         self.graph = StepGraph(executor, graphs, obstacle_to_graphs(ranks=comm.size, images_travel=images_travel))
         self._virial_words, self._no_atom_virials = self._array((9, 2), np.int64), self._array((1, 9), np.int64)
         types = len(system.masses)
@@ -158,26 +159,6 @@ class DeviceMotion:
         if self._is_between:
             self._go_on(want_virial=measure and most == 1)
             return Advance(self.step, request=self._reduce(asked)[1])
-        if not self._alone:
-            return self._advance_together(measure and most == 1, asked)
-        return self._advance_alone(most, measure, asked)
-
-    def _advance_together(self, measured: bool, asked: Callable[[], float]) -> Advance:
-        """One step, the host in between: ranks agree whether to rebuild."""
-        with self.timers("integrate"):
-            self._launch_first_half(measured)
-            words = self.executor.download(self.control)
-        with self.timers("neighbors"):
-            reduced, request = self._reduce(asked, words)
-        self._must_rebuild = bool(reduced[0])
-        self._is_between = True
-        if reduced[1:].any():
-            return Advance(self.step, True, bool(reduced[1]), reduced[2:], request)
-        self._go_on(want_virial=measured)
-        return Advance(self.step, request=request)
-
-    def _advance_alone(self, most: int, measure: bool, asked: Callable[[], float]) -> Advance:
-        """Steps launched ahead, as many as may well be done before the list is old."""
         ahead = min(most, self._planned())
         with self.timers("steps"):
             for number in range(1, ahead + 1):
@@ -194,7 +175,9 @@ class DeviceMotion:
             want_virial = measure and done + 1 == most
             if words[word.OVERFLOW]:
                 self._must_rebuild = False
-                self.potential.engine.recover()
+                engine = self.potential.engine
+                if engine.overflow(self.executor.download(self._status)):  # here, and not only on another rank
+                    engine.recover()
                 self._go_on(want_virial=want_virial)
             else:
                 self._must_rebuild = bool(words[word.REBUILD])
@@ -218,7 +201,7 @@ class DeviceMotion:
         return reduced[:-1], float(reduced[-1])
 
     def _launch_step(self, *, measured: bool) -> None:
-        """A whole step of one rank; one that is not measured may be a graph."""
+        """A whole step; on one rank one that is not measured may be a graph."""
         if measured:
             self._launch_first_half(measured)
             self._launch_rest(want_virial=True)
@@ -234,6 +217,11 @@ class DeviceMotion:
         self.integration.run("kick", "drift")
         self._launch_rest(want_virial=False)
 
+    def _agree(self) -> None:
+        """What one rank found, all have found: the flags of all ranks, and the step's number is the same anyway."""
+        if not self._alone:
+            self.bricks.transport.take_maximum(self.control)
+
     def _launch_first_half(self, measured: bool) -> None:
         self.integration.run("kick")
         self._took_between = measured and self.integrator.has_bath
@@ -244,10 +232,15 @@ class DeviceMotion:
 
     def _launch_rest(self, *, want_virial: bool) -> None:
         """From ghosts to the second half: everything that obeys the word FOUND."""
+        self._agree()
         self.bricks.update_positions()
         self.potential.engine.launch(want_virial=want_virial)
         self.bricks.add_forces()
-        self.integration.run("looks", "second half")
+        self.integration.run("looks")
+        if not self._alone:  # a rank that had too little room has sent others too little force
+            self.integration.run("room")
+            self._agree()
+        self.integration.run("second half")
 
     def _go_on(self, *, want_virial: bool) -> None:
         """The rest of a step whose first half is done, with a new list if there must be one; the host looks."""

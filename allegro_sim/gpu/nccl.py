@@ -41,7 +41,7 @@ class NcclTransport:
         stream = self._executor.stream.ptr  # type: ignore[attr-defined]
         starts = [np.concatenate([[0], np.cumsum(counts)]) for counts in (send_counts, receive_counts)]
         self._nccl.groupStart()
-        for rank in range(len(send_counts)):
+        for rank in np.flatnonzero(send_counts + receive_counts).tolist():  # few, of thousands
             for array, counts, start, verb in (
                 (send, send_counts, starts[0], self._communicator.send),
                 (receive, receive_counts, starts[1], self._communicator.recv),
@@ -51,3 +51,9 @@ class NcclTransport:
                     place = array.data.ptr + int(start[rank]) * row
                     verb(place, int(counts[rank]) * row // 8, self._nccl.NCCL_INT64, rank, stream)
         self._nccl.groupEnd()
+
+    def take_maximum(self, words: Any) -> None:
+        """See `Transport.take_maximum`."""
+        stream = self._executor.stream.ptr  # type: ignore[attr-defined]
+        place = words.data.ptr
+        self._communicator.allReduce(place, place, words.size, self._nccl.NCCL_INT64, self._nccl.NCCL_MAX, stream)

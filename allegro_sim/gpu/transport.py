@@ -1,4 +1,4 @@
-"""How rows of device arrays get from rank to rank: one verb, several ways, the same bits.
+"""How rows of device arrays get from rank to rank, and how ranks agree: two verbs, several ways, the same bits.
 
     host        copies through memory of the host, and MPI; always there, also for several ranks on one GPU
     nccl        NVIDIA's NCCL, from GPU to GPU; a GPU for each rank
@@ -28,7 +28,7 @@ class Transport(Protocol):
     note: str
     """For the banner, or nothing."""
     waits: bool
-    """Whether the host waits inside `exchange` for what was launched before."""
+    """Whether the host waits inside both verbs for what was launched before."""
 
     def exchange(self, send: Any, send_counts: np.ndarray, receive: Any, receive_counts: np.ndarray) -> None:
         """Send rows to, and receive rows from, every rank (collective; overwrites `receive`).
@@ -36,6 +36,10 @@ class Transport(Protocol):
         send, receive: device arrays (n, width) of 8-byte elements, C-contiguous, rows sorted by rank; counts: int64
         (ranks,), how many go to, or come from, each; this rank's own among them.
         """
+        ...
+
+    def take_maximum(self, words: Any) -> None:
+        """Each of a few words becomes the largest of all ranks (collective; in place). words: device, int64 (n,)."""
         ...
 
 
@@ -55,6 +59,17 @@ class HostTransport:
         self._comm.exchange(outgoing, send_counts, incoming, receive_counts)
         if len(receive):
             self._executor.upload(receive, incoming)
+
+    def take_maximum(self, words: Any) -> None:
+        take_maximum_by_host(self._comm, self._executor, words)
+
+
+def take_maximum_by_host(comm: Comm, executor: Executor, words: Any) -> None:
+    """`Transport.take_maximum` through memory of the host."""
+    own = executor.download(words)
+    largest = comm.allreduce_max(own)
+    if not np.array_equal(own, largest):
+        executor.upload(words, largest)
 
 
 def choose_transport(

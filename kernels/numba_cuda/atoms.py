@@ -107,10 +107,19 @@ def look_at_forces(control, forces, scale, limit_squared, owned):
         control[FORCE] = 1
 
 
+def look_at_room(control, status):
+    """Sets the control word OVERFLOW where a chunk of the potential had too little room; one thread.
+
+    For several ranks, which must know of each other's before the second half of the step; a single one sees it there.
+    """
+    if cuda.grid(1) == 0 and control[FOUND] == 0 and status[0] > 0:
+        control[OVERFLOW] = 1
+
+
 def second_half(control, status, velocities, forces, types, factors, owned):
     """Half a kick with the new forces (accumulates); the first thread counts the step, or halts those that follow."""
     i = cuda.grid(1)
-    overflowed = status[0] > 0
+    overflowed = status[0] > 0 or control[OVERFLOW] != 0
     if control[FOUND] != 0 or overflowed:
         if i == 0:
             if overflowed:
@@ -157,6 +166,7 @@ KERNELS = {
         types.void(_CONTROL, _STATUS, _VECTORS, _VECTORS, _VECTORS, _NUMBER, _NUMBER, _COUNT),
     ),
     "look_at_forces": (look_at_forces, types.void(_CONTROL, _FORCES, _NUMBER, _NUMBER, _COUNT)),
+    "look_at_room": (look_at_room, types.void(_CONTROL, _STATUS)),
     "second_half": (
         second_half,
         types.void(_CONTROL, _STATUS, _VECTORS, _FORCES, _TYPES, _TABLE, _COUNT),

@@ -3,6 +3,9 @@
 `FOUND` is set by whoever finds that a step cannot go on: from then on every kernel of that step returns at once, and
 `second_half`, the last of them, sets `HALT`, on which the first kernel of a step returns. So nothing moves any more
 until the host has looked. `STEP` counts whole steps. The other words say what was found.
+
+Several ranks take the largest of each word, twice a step (before ghosts are brought up to date, and before the second
+half), so that all of them stop in the same step, whoever found something.
 """
 
 FOUND = 0

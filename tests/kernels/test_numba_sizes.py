@@ -10,6 +10,7 @@ from support.device_motion import advance, make, periodic_case, state
 from allegro_sim.dynamics.guard import Limits
 from allegro_sim.errors import StructureError
 from allegro_sim.kernels.cpu.fixed_point import forces_to_float
+from allegro_sim.kernels.numba_cuda import control as word
 from allegro_sim.kernels.numba_cuda.catalogue import KERNELS
 
 pytestmark = pytest.mark.simulator
@@ -47,6 +48,12 @@ def test_every_kernel_on_hundreds_of_elements(monkeypatch):
     executor.call("unpack_atoms", 300, *outputs, packed, count)()
     for output, array in zip(outputs, (ids, types, position_bits, velocity_bits), strict=True):
         assert np.array_equal(output, array[order])
+
+    control, status = np.zeros(word.WORDS, np.int64), np.zeros(8, np.int32)
+    for found, room, expected in ((0, 0, 0), (1, 7, 0), (0, 7, 1)):
+        control[word.FOUND], status[0] = found, room
+        executor.call("look_at_room", 64, control, status)()
+        assert control[word.OVERFLOW] == expected
 
     assert set(threads) == set(KERNELS)
     assert all(64 <= number <= 1024 for number in threads.values()), threads

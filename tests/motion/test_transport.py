@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 from support.cuda_harness import HostDevice, HostExecutor
+from support.nccl_stand_in import DeviceArray
 
 from allegro_sim.errors import DeviceError
 from allegro_sim.gpu import nccl as nccl_module
@@ -42,7 +43,7 @@ def test_nothing_to_exchange_is_no_copy():
 class FakeNccl(ModuleType):
     """Notes what is sent and received; the communicator of rank 1 of 3."""
 
-    NCCL_INT64 = "int64"
+    NCCL_INT64, NCCL_MAX = "int64", "max"
     available = True
 
     def __init__(self):
@@ -51,6 +52,7 @@ class FakeNccl(ModuleType):
         self.NcclCommunicator = lambda size, identity, rank: SimpleNamespace(
             send=lambda *given: self.calls.append(("send", *given)),
             recv=lambda *given: self.calls.append(("recv", *given)),
+            allReduce=lambda *given: self.calls.append(("allReduce", *given)),
         )
 
     def get_unique_id(self):
@@ -61,12 +63,6 @@ class FakeNccl(ModuleType):
 
     def groupEnd(self):
         self.calls.append("end")
-
-
-class DeviceArray(np.ndarray):
-    @property
-    def data(self):
-        return SimpleNamespace(ptr=self.__array_interface__["data"][0])
 
 
 def test_nccl_gets_the_rows_of_each_rank(monkeypatch):
@@ -86,6 +82,21 @@ def test_nccl_gets_the_rows_of_each_rank(monkeypatch):
         ("recv", receive.data.ptr, 12, "int64", 2, 77),
         "end",
     ]
+    fake.calls.clear()
+    words = np.zeros(16, np.int64).view(DeviceArray)
+    transport.take_maximum(words)
+    assert fake.calls == [("allReduce", words.data.ptr, words.data.ptr, 16, "int64", "max", 77)]
+
+
+def test_what_other_ranks_found_is_copied_up_and_nothing_else(monkeypatch):
+    comm, executor = ManyRanks(), HostExecutor()
+    words = np.array([0, 7, 1], np.int64)
+    monkeypatch.setattr(comm, "allreduce_max", lambda own: np.maximum(own, [0, 7, 1]))
+    HostTransport(comm, executor).take_maximum(words)
+    assert executor.copies == [("to the host", 24)]
+    monkeypatch.setattr(comm, "allreduce_max", lambda own: np.maximum(own, [1, 7, 0]))
+    HostTransport(comm, executor).take_maximum(words)
+    assert words.tolist() == [1, 7, 1] and executor.copies[1:] == [("to the host", 24), ("to the device", 24)]
 
 
 def test_the_transport_is_chosen_in_one_place(monkeypatch):

@@ -12,8 +12,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from support.device_motion import advance, make, periodic_case, state
+from support.nccl_stand_in import Nccl, NcclExecutor, install
 
+from allegro_sim.gpu.motion import DeviceMotion
 from allegro_sim.parallel.comm import Comm, MpiComm, world
+from allegro_sim.potential.cuda.chunks import ChunkTable
+
+STEPS = 4
+WIDE = 0.5
+"""A skin that no atom leaves in these steps, Å."""
 
 
 class CudaMemory:
@@ -32,6 +39,21 @@ def send_by_device_interface(comm: Comm) -> None:
         assert np.array_equal(receive * (comm.rank + 1), send * ((comm.rank - distance) % comm.size + 1))
 
 
+def go_ahead(motion: DeviceMotion, comm: Comm, nccl: Nccl) -> None:
+    """All steps in one go, in which a list grows old, or else rank 1 has room for half of its edges."""
+    engine, recovered = motion.potential.engine, []
+    recover, before, wide = engine.recover, nccl.num_maxima, motion.neighbors.skin >= WIDE
+    engine.recover = lambda: (recovered.append(motion.step), recover())  # type: ignore[method-assign]
+    if wide and comm.rank == 1:
+        table, half = engine.table, engine.table.edges // 2  # type: ignore[union-attr]
+        engine._take(ChunkTable(table.centers, half, table.max_centers, half))
+    found = motion.advance(STEPS, measure=True, asked=lambda: 0.0)
+    assert nccl.num_maxima - before == 2 * STEPS  # twice a step that was launched, wherever they ended
+    assert found.step < STEPS
+    advance(motion, STEPS - found.step)
+    assert comm.allgather(recovered) == [[0] if wide and rank == 1 else [] for rank in range(comm.size)]
+
+
 def main() -> None:
     comm = world()
     try:
@@ -40,9 +62,20 @@ def main() -> None:
         send_by_device_interface(comm)
         transport, skin = sys.argv[2], float(sys.argv[3])
         results = {}
+        if transport == "nccl":  # all steps in one go, whatever happens in between
+            nccl = install(comm)
+            DeviceMotion._planned = lambda motion: motion.steps_ahead  # type: ignore[method-assign]
         for name, bath, pbc in (("nve", False, (True, True, True)), ("langevin", True, (True, False, True))):
-            motion = make(periodic_case(pbc=pbc), comm=comm, bath=bath, skin=skin, transport=transport)
-            advance(motion, 5)
+            executor = NcclExecutor(comm.rank) if transport == "nccl" else None
+            if transport == "nccl" and bath:
+                skin = max(skin, WIDE)
+            options = {"bath": bath, "skin": skin, "transport": transport, "steps_ahead": 20, "executor": executor}
+            motion = make(periodic_case(pbc=pbc), comm=comm, **options)
+            assert motion.steps_ahead == (20 if comm.size == 1 or transport == "nccl" else 1)
+            if transport == "nccl":
+                go_ahead(motion, comm, nccl)
+            else:
+                advance(motion, STEPS)
             found = state(motion)
             builds, most = motion.neighbors.num_builds, comm.allgather(motion.bricks.num_received)
             if found is not None:

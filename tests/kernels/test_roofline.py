@@ -15,6 +15,7 @@ from support.legacy import resized_model
 from support.potential import make_system
 
 from allegro_sim.model.description import AllegroModel
+from allegro_sim.potential.cuda.chunks import round_up
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import Product
 from allegro_sim.potential.cuda.potential import CudaPotential
@@ -140,6 +141,23 @@ def test_bytes_of_every_kernel_and_array_are_those_predicted(counted):
                 if not good:
                     wrong.append(f"{kernel}: {name} {what} {found}, not {expected}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_operations_of_the_matrix_units_are_those_predicted(counted):
+    """Exactly, but for whole tiles of edges, where all widths are multiples of 16; others are filled up to one of 8, or
+    of 16 where a warp takes two blocks of columns at once."""
+    works = roofline.works_by_name(roofline.kernel_works(counted.model, counted.precision))
+    ratios = {}
+    for kernel, traffic in counted.traffic.items():
+        expected = works[kernel].edge.products * counted.edges + works[kernel].center.products * 24
+        assert bool(traffic.matrix_operations) == bool(expected), kernel
+        if expected:
+            ratios[kernel] = traffic.matrix_operations / expected
+    tiles = [round_up(counted.edges, size) / counted.edges for size in (64, 128)]
+    if not counted.model.is_legacy and counted.model.num_scalar_features == 32:
+        assert all(min(abs(ratio - tile) for tile in tiles) < 1e-12 for ratio in ratios.values()), ratios
+    assert all(tiles[0] <= ratio < 2.0 for ratio in ratios.values()), ratios
+    assert ratios
 
 
 def test_every_kernel_of_the_plan_is_counted(counted):

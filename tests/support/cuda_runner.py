@@ -29,11 +29,12 @@ ORDERS = {"forward": 0, "reverse": 1, "random": 2}
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of global memory of one kernel, over all launches so far.
+    """Bytes of global memory of one kernel, and operations of the matrix units, over all launches so far.
 
     `loaded`, `stored`, `added` (atomics): as every thread asks for them. `loaded_once`, `stored_once`: what a block
     touches of an array counted once in the block (words of 4 bytes), summed over blocks. `per_argument` holds the same
-    five for each parameter, in order; of parameters that overlap, the first.
+    five for each parameter, in order; of parameters that overlap, the first. Of `matrix_operations` a multiply-add
+    is two.
     """
 
     loaded: int
@@ -42,6 +43,7 @@ class Traffic:
     loaded_once: int
     stored_once: int
     per_argument: tuple[dict[str, int], ...]
+    matrix_operations: int
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class CpuModule:
             raise KernelError(f"g++ warns of the kernels:\n{built.warnings[:8000]}")
         self._engine = Worker(built.path) if sanitize else Library(built.path, len(self.kernels), count_bytes)
         self._parameters = [[_Parameter(code) for code in line.split()] for line in self._engine.parameters]
-        self._traffic = {name: np.zeros((len(p), len(COUNTS)), np.int64) for name, p in self._named()}
+        self._traffic = {name: np.zeros(len(p) * len(COUNTS) + 1, np.int64) for name, p in self._named()}
         self._count_bytes = count_bytes
 
     def _named(self) -> Iterator[tuple[str, list[_Parameter]]]:
@@ -178,9 +180,11 @@ class CpuModule:
         if not self._count_bytes:
             return None
         traffic = {}
-        for name, table in self._traffic.items():
+        for name, counted in self._traffic.items():
+            table = counted[:-1].reshape(-1, len(COUNTS))
             rows = tuple(dict(zip(COUNTS, map(int, row), strict=True)) for row in table)
-            traffic[name] = Traffic(**{count: sum(row[count] for row in rows) for count in COUNTS}, per_argument=rows)
+            totals = {count: sum(row[count] for row in rows) for count in COUNTS}
+            traffic[name] = Traffic(**totals, per_argument=rows, matrix_operations=int(counted[-1]))
         return traffic
 
 

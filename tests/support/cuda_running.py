@@ -60,7 +60,7 @@ class Library:
         ]
 
     def run(self, launch: Launch) -> tuple[str, np.ndarray]:
-        """Message of what went wrong, or nothing; and the counts of each argument."""
+        """Message of what went wrong, or nothing; the counts of each argument, and operations of the matrix units."""
         with self._one_at_a_time:
             return self._run(launch)
 
@@ -94,10 +94,10 @@ class Library:
             self._library.cuda_on_cpu_watch_arrays(ctypes.c_size_t(n), begins, lengths)
         self._library.cuda_on_cpu_set_order(launch.order, ctypes.c_uint64(launch.seed), launch.blocks_reversed)
         message = self._launch(launch.kernel, launch.sizes, launch.shared_bytes, pointers)
-        counts = np.zeros((n, len(COUNTS)), np.uint64)
+        counts = np.zeros(n * len(COUNTS) + 1, np.int64)
         if self._count:
             self._library.cuda_on_cpu_counts(ctypes.c_void_p(counts.ctypes.data))
-        return message, counts.astype(np.int64)
+        return message, counts
 
     def _keep_stacks(self) -> None:
         """This module is the last used; the one unused for longest gives its stacks back."""
@@ -154,7 +154,7 @@ class Worker:
 
     def run(self, launch: Launch) -> tuple[str, np.ndarray]:
         """Message of what went wrong, or nothing; and no counts."""
-        uncounted = np.zeros((len(launch.arguments), len(COUNTS)), np.int64)
+        uncounted = np.zeros(len(launch.arguments) * len(COUNTS) + 1, np.int64)
         if self._process is None:
             self._start()
         assert self._process and self._process.stdin

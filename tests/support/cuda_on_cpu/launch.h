@@ -133,7 +133,7 @@ UNWATCHED void cuda_on_cpu_set_order(int order, uint64_t seed, int blocks_revers
   cuda_on_cpu::state.random = seed * 0x9e3779b97f4a7c15ull | 1;
   cuda_on_cpu::state.blocks_reversed = blocks_reversed != 0;
 }
-// Arrays whose traffic is counted, and their counts: n_counts numbers for each.
+// Arrays whose traffic is counted, and their counts: n_counts numbers for each, and then the matrix units' operations.
 UNWATCHED void cuda_on_cpu_watch_arrays(size_t n, char* const* begins, const size_t* bytes) {
   using namespace cuda_on_cpu;
   for (size_t i = 0; i < n_ranges; i++) {
@@ -141,6 +141,7 @@ UNWATCHED void cuda_on_cpu_watch_arrays(size_t n, char* const* begins, const siz
     free(ranges[i].last_store);
   }
   free(ranges);
+  matrix_operations = 0;
   ranges = static_cast<Range*>(calloc(n + 1, sizeof(Range)));
   n_ranges = n;
   for (size_t i = 0; i < n; i++) {
@@ -154,5 +155,6 @@ UNWATCHED void cuda_on_cpu_watch_arrays(size_t n, char* const* begins, const siz
 UNWATCHED void cuda_on_cpu_counts(uint64_t* counts) {
   using namespace cuda_on_cpu;
   for (size_t i = 0; i < n_ranges; i++) memcpy(counts + i * n_counts, ranges[i].counts, sizeof ranges[i].counts);
+  counts[n_ranges * n_counts] = matrix_operations;
 }
 }

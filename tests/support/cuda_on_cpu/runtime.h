@@ -4,7 +4,7 @@
 //   list.h        a list that grows                         arithmetic.h  CUDA's functions of one thread
 //   scheduler.h   threads, barriers, warps, deadlock        atomics.h     atomicAdd, ...
 //   warp.h        shuffles, votes, __syncthreads            async_copy.h  cp.async
-//   tensor_core.h mma instructions                          traffic.h     bytes of global memory, counted
+//   tensor_core.h mma instructions                          traffic.h     bytes and products, counted
 //   shared_memory.h  __shared__, static and dynamic
 //   launch.h      from NumPy's pointers to blocks           worker.h      the same in a process of its own
 //

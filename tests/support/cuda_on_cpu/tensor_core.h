@@ -27,6 +27,7 @@ UNWATCHED static void require_whole_warp(uint32_t present) {
 
 UNWATCHED static void deliver_mma_tf32(void* const* slots, uint32_t present) {
   require_whole_warp(present);
+  count_matrix_operations(2 * 16 * 8 * 8);
   typedef double Row __attribute__((vector_size(64)));  // 8 columns
   typedef int64_t Bits __attribute__((vector_size(64)));
   Row b[8], d[16];
@@ -71,6 +72,7 @@ struct DoubleSlot {
 
 UNWATCHED static void deliver_mma_f64(void* const* slots, uint32_t present) {
   require_whole_warp(present);
+  count_matrix_operations(2 * 8 * 8 * 4);
   double a[8][4], b[4][8];
   for (int lane = 0; lane < warp_lanes; lane++) {
     const DoubleSlot& slot = *static_cast<DoubleSlot*>(slots[lane]);

@@ -1,4 +1,4 @@
-// Bytes of global memory that a kernel loads and stores, counted (-DCOUNT_BYTES).
+// Bytes of global memory that a kernel loads and stores, and operations of the matrix units, counted (-DCOUNT_BYTES).
 //
 // The compiler instruments every access as for ThreadSanitizer, after its optimisations; the calls lead here instead of
 // to that library. Accesses outside the arrays given to the launch (shared memory, locals, constants) do not count.
@@ -18,6 +18,7 @@ struct Range {  // one argument of the launch
 static Range* ranges = nullptr;
 static size_t n_ranges = 0;
 static unsigned block_number = 0;
+static uint64_t matrix_operations = 0;  // of the launch; a multiply-add is two
 
 #ifdef COUNT_BYTES
 UNWATCHED static Range* range_of(const void* place) {
@@ -47,8 +48,10 @@ UNWATCHED static void count(const void* place, size_t bytes, Access access) {
   }
 }
 UNWATCHED inline void count_added(const void* place, size_t bytes) { count(place, bytes, added); }
+UNWATCHED inline void count_matrix_operations(uint64_t number) { matrix_operations += number; }
 #else
 inline void count_added(const void*, size_t) {}
+inline void count_matrix_operations(uint64_t) {}
 #endif
 
 }  // namespace cuda_on_cpu

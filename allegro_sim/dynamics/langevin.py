@@ -86,7 +86,7 @@ class Langevin:
     def device_drift(self) -> tuple[str, tuple[str | np.generic, ...]]:
         """See `Integrator`."""
         numbers = (np.float64(0.5 * self.timestep_fs), np.float64(self._decay), np.float64(KINETIC))
-        arrays = ("heat", "positions", "velocities", "types", "ids", "noises", "masses")
+        arrays = ("heat", "velocities", "types", "ids", "noises", "masses")
         return "langevin_drift", (*arrays, *numbers, np.int64(self.seed))
 
     @property

@@ -57,9 +57,9 @@ class RankSums:
 class Integrator(Protocol):
     """What the loop needs of an integrator.
 
-    device_drift, tables : what a GPU does between the two kicks, as data: a kernel of kernels/numba_cuda/atoms.py, the
-        arrays and numbers it takes after the control words, and the tables by type among them (and "factors", of the
-        kicks)
+    device_drift, tables : what a GPU does between the two kicks, and without a bath with the first of them, as data: a
+        kernel of kernels/numba_cuda/atoms.py, the arrays and numbers it takes after the control words, before those of
+        the look at the moves, and the tables by type among them (and "factors", of the kicks)
     has_bath : whether heat is exchanged, and kinetic energy measured between kick and noise
     """
 

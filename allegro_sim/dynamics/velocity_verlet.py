@@ -44,7 +44,7 @@ class VelocityVerlet:
     @property
     def device_drift(self) -> tuple[str, tuple[str | np.generic, ...]]:
         """See `Integrator`."""
-        return "drift", ("positions", "velocities", np.float64(self.timestep_fs))
+        return "verlet_first_half", ("velocities", "forces", "types", "factors", np.float64(self.timestep_fs))
 
     @property
     def tables(self) -> dict[str, np.ndarray]:

@@ -60,22 +60,21 @@ class Integration:
         self._bound, number = bound, np.int32(owned)
         factors = (rows.types, self._tables["factors"], number)
         drift, arguments = self._integrator.device_drift
-        named = {name: getattr(rows, name) for name in ("positions", "velocities", "types", "ids", "heat")}
+        named = {name: getattr(rows, name) for name in ("velocities", "forces", "types", "ids", "heat")}
         named |= self._tables
         half_skin = -1.0 if self._neighbors.skin == 0.0 else (0.5 * self._neighbors.skin) ** 2
         moves = (
+            self._status,
             rows.positions,
             rows.before,
             rows.built,
             np.float64(half_skin),
             np.float64(self._limits.displacement**2),
         )
+        kick = (rows.before, rows.positions, rows.velocities, rows.forces, *factors)
         self.calls = {
-            "kick": [self._call("first_kick", rows.before, rows.positions, rows.velocities, rows.forces, *factors)],
-            "drift": [
-                self._call(drift, *(named[a] if isinstance(a, str) else a for a in arguments), number),
-                self._call("look_at_moves", self._status, *moves, number),
-            ],
+            "kick": [self._call("first_kick", *kick)] if self._integrator.has_bath else [],
+            "drift": [self._call(drift, *(named[a] if isinstance(a, str) else a for a in arguments), *moves, number)],
             "looks": self._looks(number),
             "room": [self._executor.call("look_at_room", 1, self._control, self._status)],
             "second half": [self._call("second_half", self._status, rows.velocities, rows.forces, *factors)],
@@ -93,8 +92,10 @@ class Integration:
         return looks
 
     def run(self, *parts: str) -> None:
-        """Launch "kick", "drift" (and the look at the moves), "looks" (at forces and distances), "room" (an
-        overflow becomes a control word), "second half"."""
+        """Launch "kick" (nothing where no sums can be wanted after it), "drift" (what is left of the first half, and
+        the look at the moves), "looks" (at forces and distances), "room" (an overflow becomes a control word), "second
+        half".
+        """
         for part in parts:
             for call in self.calls[part]:
                 call()

@@ -37,45 +37,56 @@ def first_kick(control, before, positions, velocities, forces, types, factors, o
     _kick_atom(velocities, forces, factors[types[i]], i)
 
 
-def drift(control, positions, velocities, timestep, owned):
-    """A whole drift (accumulates)."""
+def verlet_first_half(
+    control, velocities, forces, types, factors, timestep,
+    status, positions, before, built, half_skin_squared, limit_squared, owned,
+):  # fmt: skip
+    """Half a kick, a whole drift (accumulates), and `_look_at_move`; `before` becomes where the atoms were."""
     i = cuda.grid(1)
-    if control[HALT] != 0 or i >= owned:
+    if control[HALT] != 0:
         return
-    _drift_atom(positions, velocities, timestep, i)
+    if i < owned:
+        for c in range(3):
+            before[i, c] = positions[i, c]
+        _kick_atom(velocities, forces, factors[types[i]], i)
+        _drift_atom(positions, velocities, timestep, i)
+    _look_at_move(control, status, positions, before, built, half_skin_squared, limit_squared, owned)
 
 
 def langevin_drift(
-    control, heat, positions, velocities, types, ids, noises, masses, half_timestep, decay, energy_unit, seed, owned
-):
-    """The middle of BAOAB (accumulates); the step's number is the control word's.
+    control, heat, velocities, types, ids, noises, masses, half_timestep, decay, energy_unit, seed,
+    status, positions, before, built, half_skin_squared, limit_squared, owned,
+):  # fmt: skip
+    """The middle of BAOAB (accumulates), and `_look_at_move`; the step's number is the control word's.
 
     heat: int64 (C,), units of 2^-44 eV: what friction and noise changed the kinetic energy by, collected in the row
     where the atom happens to be, since only the sum of all rows of all ranks means anything; noises, masses: float64
     (nt,), Å/fs and Da.
     """
     i = cuda.grid(1)
-    if control[HALT] != 0 or i >= owned:
+    if control[HALT] != 0:
         return
-    given = _langevin_atom(
-        positions, velocities, half_timestep, decay, noises[types[i]], masses[types[i]], energy_unit, seed,
-        control[STEP], ids[i], i,
-    )  # fmt: skip
-    if abs(given) < HEAT_LIMIT:
-        heat[i] += int(nearest(given * HEAT_SCALE))
-    else:
-        control[FAULT] = 1
+    if i < owned:
+        given = _langevin_atom(
+            positions, velocities, half_timestep, decay, noises[types[i]], masses[types[i]], energy_unit, seed,
+            control[STEP], ids[i], i,
+        )  # fmt: skip
+        if abs(given) < HEAT_LIMIT:
+            heat[i] += int(nearest(given * HEAT_SCALE))
+        else:
+            control[FAULT] = 1
+            control[FOUND] = 1
+    _look_at_move(control, status, positions, before, built, half_skin_squared, limit_squared, owned)
 
 
-def look_at_moves(control, status, positions, before, built, half_skin_squared, limit_squared, owned):
-    """Whether the step may go on (sets control words): moves since the list was built, and in this step.
+@cuda.jit(device=True)
+def _look_at_move(control, status, positions, before, built, half_skin_squared, limit_squared, owned):
+    """Whether the step may go on (sets control words): this thread's move since the list was built, and in this step.
 
     built: float64 (C, 3), positions at the build; half_skin_squared: Å², negative: the list is new at every step;
     limit_squared: Å², the guards'. The first thread adds what the last forces have left.
     """
     i = cuda.grid(1)
-    if control[HALT] != 0:
-        return
     if i == 0:
         if status[1] != 0:
             control[FAULT] = 1
@@ -136,19 +147,22 @@ _CONTROL, _STATUS = types.int64[::1], types.int32[::1]
 _VECTORS, _FORCES = types.float64[:, ::1], types.int64[:, ::1]
 _IDS, _TYPES, _TABLE = types.int64[::1], types.int32[::1], types.float64[::1]
 _NUMBER, _COUNT = types.float64, types.int32
+_LOOK = (_STATUS, _VECTORS, _VECTORS, _VECTORS, _NUMBER, _NUMBER)  # of `_look_at_move`, from status on
 
 KERNELS = {
     "first_kick": (
         first_kick,
         types.void(_CONTROL, _VECTORS, _VECTORS, _VECTORS, _FORCES, _TYPES, _TABLE, _COUNT),
     ),
-    "drift": (drift, types.void(_CONTROL, _VECTORS, _VECTORS, _NUMBER, _COUNT)),
+    "verlet_first_half": (
+        verlet_first_half,
+        types.void(_CONTROL, _VECTORS, _FORCES, _TYPES, _TABLE, _NUMBER, *_LOOK, _COUNT),
+    ),
     "langevin_drift": (
         langevin_drift,
         types.void(
             _CONTROL,
             _IDS,
-            _VECTORS,
             _VECTORS,
             _TYPES,
             _IDS,
@@ -158,12 +172,9 @@ KERNELS = {
             _NUMBER,
             _NUMBER,
             types.int64,
+            *_LOOK,
             _COUNT,
         ),
-    ),
-    "look_at_moves": (
-        look_at_moves,
-        types.void(_CONTROL, _STATUS, _VECTORS, _VECTORS, _VECTORS, _NUMBER, _NUMBER, _COUNT),
     ),
     "look_at_forces": (look_at_forces, types.void(_CONTROL, _FORCES, _NUMBER, _NUMBER, _COUNT)),
     "look_at_room": (look_at_room, types.void(_CONTROL, _STATUS)),

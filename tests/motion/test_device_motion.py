@@ -185,9 +185,12 @@ def test_launches_of_a_step_are_these():
     motion.executor.called.clear()
     motion.advance(1, measure=True, asked=lambda: 0.0)
     assert motion.executor.called == [
-        "first_kick", "kinetic_sums", "langevin_drift", "look_at_moves", "look_at_forces", "look_at_distances",
-        "second_half",
+        "first_kick", "kinetic_sums", "langevin_drift", "look_at_forces", "look_at_distances", "second_half",
     ]  # fmt: skip
+    motion = make(cluster(), skin=2.0)
+    motion.executor.called.clear()
+    motion.advance(1, measure=True, asked=lambda: 0.0)
+    assert motion.executor.called == ["verlet_first_half", "second_half"]
 
 
 def test_memory_of_an_atom():

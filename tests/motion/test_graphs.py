@@ -122,7 +122,7 @@ def test_a_capture_that_fails_names_the_setting(what):
         "upload": lambda: executor.upload(array, np.zeros(1, np.int64)),
         "allocate": lambda: executor.allocate(1, np.int64),
         "working": executor.working,
-        "a kernel that was never run": executor.call("drift", 1, array),
+        "a kernel that was never run": executor.call("key_atoms", 1, array),
     }[what]
     graph, parts = StepGraph(executor, "on"), (object(),)
     if not what.startswith("a kernel"):

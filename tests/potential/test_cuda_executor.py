@@ -121,12 +121,12 @@ def test_a_step_on_the_device_is_that_of_the_plan(bath, monkeypatch):
 
 
 def test_arguments_of_a_numba_kernel_are_those_of_its_signature():
-    vectors, control = np.zeros((4, 3)), np.zeros(16, np.int64)
-    good = [control, vectors, vectors, np.float64(1.0), np.int32(4)]
-    assert len(flat_arguments("drift", good, lambda array: 1)) == 7 + 2 * 9 + 2
-    for number, bad in ((0, control.astype(np.int32)), (1, vectors[0]), (2, np.zeros((3, 4)).T)):
-        with pytest.raises(TypeError, match=f"argument {number} of drift"):
-            flat_arguments("drift", [*good[:number], bad, *good[number + 1 :]], lambda array: 1)
+    values, ids = np.zeros((4, 3), np.int64), np.zeros(4, np.int64)
+    good = [np.zeros(16, np.int64), np.zeros(8, np.int32), values, ids.astype(np.int32), values, np.ones(1, np.int32)]
+    assert len(flat_arguments("add_forces", good, lambda array: 1)) == 4 * 7 + 2 * 9
+    for number, bad in ((0, np.zeros(16, np.int32)), (2, values[0]), (4, np.zeros((3, 4), np.int64).T)):
+        with pytest.raises(TypeError, match=f"argument {number} of add_forces"):
+            flat_arguments("add_forces", [*good[:number], bad, *good[number + 1 :]], lambda array: 1)
 
 
 def test_a_launch_that_is_kept_takes_other_numbers_and_arrays(monkeypatch):

@@ -84,7 +84,7 @@ def kernel_works(model: AllegroModel, precision: str) -> list[KernelWork]:
     kernels += [
         *mlp_works(shape, "readout", forward=True),
         _energies(shape),
-        *mlp_works(shape, "readout", forward=False),
+        *mlp_works(shape, "readout", forward=False),  # nothing where one kernel goes both ways
     ]
     for k in reversed(range(shape.layers)):
         kernels += mlp_works(shape, f"latent_{k}", forward=False)

@@ -104,6 +104,8 @@ def _gradients(columns: dict[str, int]) -> dict[str, int]:
 
 def _fused(shape: Shape, mlp: str, chain: Chain, *, forward: bool) -> list[KernelWork]:
     """One kernel: hidden features stay in shared memory, only slopes of activations go out and come back."""
+    if mlp == "readout":
+        return [_readout(shape, chain)] if forward else []
     real = shape.real
     inputs, outputs = _ends(shape, mlp)
     work = _chain_operations(shape, chain, forward)
@@ -117,21 +119,30 @@ def _fused(shape: Shape, mlp: str, chain: Chain, *, forward: bool) -> list[Kerne
             work.read["pairs"] = 4.0
         if _adds(shape, mlp):
             work.read["x"] += outputs["x"] * real
-        if mlp == "readout":
-            work.written["edge_energies"] = 8.0
-            work.double += 2.0 * len(shape.folded.energy_weights)
     else:
         work.read.update({name: size * real for name, size in _gradients(outputs).items()} | slopes)
         if mlp == "embedding":
             work.read.update({"basis_slopes": shape.nb * real, "pairs": 4.0})
             work.written["radial_slope"] = 8.0
-        elif mlp == "readout":
-            work.read["pairs"] = 4.0
-            work.written["dx"] = inputs["x"] * real
         else:  # gradients of scalar features are added to, those of invariants are overwritten
             work.read["dx"] += (inputs["x"] - _overwritten(shape, mlp)) * real
             work.written["dx"] = inputs["x"] * real
     return [KernelWork(f"{mlp}_{'forward' if forward else 'backward'}", work, Work())]
+
+
+def _readout(shape: Shape, chain: Chain) -> KernelWork:
+    """Both ways in one kernel: slopes of the last activation stay in registers."""
+    work = _chain_operations(shape, chain, True).plus(_chain_operations(shape, chain, False))
+    features = float(_ends(shape, "readout")[0]["x"] * shape.real)
+    slopes = {
+        f"slope_readout_{n}": float(padded(linear.matrix.shape[-1]) * shape.real)
+        for n, linear in enumerate(chain[:-1])
+        if linear.activated
+    }
+    work.read.update({"x": features, "pairs": 4.0} | slopes)
+    work.written.update({"dx": features, "edge_energies": 8.0} | slopes)
+    work.double += 2.0 * len(shape.folded.energy_weights)
+    return KernelWork("readout", work, Work())
 
 
 def _wide(shape: Shape, mlp: str, chain: Chain, *, forward: bool) -> list[KernelWork]:

@@ -80,7 +80,8 @@ DEVICE void for_each_pair(const Place<Chain>& place, Sums<Place<Chain>::MI, NJ>&
 
 // Runs a chain. Rows: `const REAL* at(int z, int k)`, 16 bytes of the input of edge z. Epilogue: `hidden<P>(z, column,
 // pair) -> REAL2` gives what product P puts into the tile, `last(i, half, z, column, pair)` takes the last product, to
-// which `there(z, column, exists) -> REAL2` was added if ADDS.
+// which `there(z, column, exists) -> REAL2` was added if ADDS. If TURNS, `turn()` is called before, by all threads, and
+// `last` may write over the tile once it returns.
 template <class Chain, class Rows, class Epilogue> struct ChainRun {
   const Place<Chain>& place;
   const Rows rows;
@@ -166,6 +167,10 @@ template <class Chain, class Rows, class Epilogue> struct ChainRun {
         stage = stage + 1 == Chain::STAGES ? 0 : stage + 1;
       }
       if constexpr (LAST) {
+        if constexpr (Epilogue::TURNS) {
+          static_assert(Shape::BLOCKS == 1, "what is turned takes the place of what was read");
+          epilogue.turn();
+        }
         take_last<Shape, 0>(sums, block);
       } else {
         __syncthreads();  // all have read the tile

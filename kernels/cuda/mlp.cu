@@ -1,7 +1,7 @@
 // The MLPs on tiles of rows, forward and backward. One block computes one tile.
 //
 // An MLP begins with the two-body table (embedding) or rows of features, and ends in columns of features or in energies
-// (read-out). Its hidden features stay in shared memory; what the backward pass needs of them are the slopes f' of the
+// (read-out, whose way back begins there and then). Its hidden features stay in shared memory; what the backward pass needs of them are the slopes f' of the
 // activations, kept in memory. Every number of an edge is computed from that edge's row alone, in an order that does
 // not depend on the row's place. Each MLP is a struct of constants written by mlp_header.py (`Mlp`, with the chains
 // Mlp::Forward and Mlp::Backward), and so are the entry points that call the functions below, and the structs that know
@@ -111,7 +111,7 @@ DEVICE void add_radial_slope(REAL (&part)[Place<Chain>::MI][2], int column,
 // What forward passes that end in features have in common: activations between products, results in columns.
 template <class Mlp, class Columns> struct ForwardEpilogue {
   using Chain = typename Mlp::Forward;
-  static constexpr bool ADDS = Columns::ADDS;
+  static constexpr bool ADDS = Columns::ADDS, TURNS = false;
   const Slopes<Mlp>& slopes;
   Columns columns;
 
@@ -168,25 +168,6 @@ DEVICE void rows_tile_forward(const Columns columns, const Slopes<Mlp>& slopes, 
   chain.run();
 }
 
-template <class Mlp> struct EnergyEpilogue {
-  using Chain = typename Mlp::Forward;
-  static constexpr bool ADDS = false;
-  const Slopes<Mlp>& slopes;
-  const double* energy_weights;
-  double part[Place<Chain>::MI][2] = {};
-
-  template <int P> DEVICE REAL2 hidden(int z, int column, REAL2 pair) const {
-    pair = activate_pair<Mlp::ACTIVATION[P]>(pair, slopes.template at<P>(z, column));
-    return rounded_if<reads_tf32<Chain, P + 1>()>(pair);
-  }
-  DEVICE void last(int i, int half, int z, int column, REAL2 pair) {
-    constexpr int N = Chain::PRODUCTS == 0 ? 0 : Chain::PRODUCTS - 1;
-    if constexpr (Chain::PRODUCTS > 0) pair = activate_pair<Mlp::ACTIVATION[N]>(pair, slopes.template at<N>(z, column));
-    part[i][half] = fma((double)pair.x, energy_weights[column], part[i][half]);
-    part[i][half] = fma((double)pair.y, energy_weights[column + 1], part[i][half]);
-  }
-};
-
 // The numbers of rows, as if a product had made them.
 template <class Chain, int NJ, int N, class Rows>
 DEVICE void load_rows(Sums<Place<Chain>::MI, NJ>& sums, const Rows& rows, const Place<Chain>& place, int block) {
@@ -205,32 +186,6 @@ DEVICE void load_rows(Sums<Place<Chain>::MI, NJ>& sums, const Rows& rows, const 
   }
 }
 
-// edge_energies[z] <- energy_weights . read-out MLP of rows (overwritten); slopes kept.
-template <class Mlp, class Rows>
-DEVICE void readout_tile_forward(double* edge_energies, const Slopes<Mlp>& slopes, const Rows rows,
-                                 const REAL* weights, const double* energy_weights, REAL* shared) {
-  using Chain = typename Mlp::Forward;
-  const Place<Chain> place;
-  EnergyEpilogue<Mlp> epilogue{slopes, energy_weights};
-  ChainRun<Chain, Rows, EnergyEpilogue<Mlp>> chain(place, rows, epilogue, weights, shared);
-  if constexpr (Chain::PRODUCTS > 0) {
-    chain.begin();
-    chain.run();
-  } else {
-#pragma unroll 1
-    for (int block = 0; block < Mlp::INPUT_BLOCKS; ++block) {
-      Sums<Place<Chain>::MI, Mlp::INPUT_NJ> sums;
-      load_rows<Chain, Mlp::INPUT_NJ, Mlp::INPUT>(sums, rows, place, block);
-      for_each_pair<Chain, Mlp::INPUT_NJ, Mlp::INPUT>(
-          place, sums, block,
-          [&](int i, int half, int row, int column, REAL2 pair) {
-            epilogue.last(i, half, chain.start + row, column, pair);
-          });
-    }
-  }
-  sum_over_columns<Chain>(edge_energies, epilogue.part, place, reinterpret_cast<double*>(shared));
-}
-
 // ---- Backward
 
 // Between the products of a backward chain: the gradient by an activation's result times its slope. Product P goes back
@@ -246,38 +201,13 @@ template <class Mlp> struct BackwardEpilogue {
 };
 
 template <class Mlp, class Columns> struct GradientEpilogue : BackwardEpilogue<Mlp> {
-  static constexpr bool ADDS = Columns::ADDS;
+  static constexpr bool ADDS = Columns::ADDS, TURNS = false;
   const Columns columns;
   DEVICE GradientEpilogue(const Slopes<Mlp>& slopes, const Columns columns)
       : BackwardEpilogue<Mlp>{slopes}, columns(columns) {}
   DEVICE REAL2 there(int z, int column, bool exists) const { return columns.there(z, column, exists); }
   DEVICE void last(int, int, int z, int column, REAL2 pair) const { columns.store(z, column, pair); }
 };
-
-// columns <- dE/d(features) of the read-out. seeds (rows of the last width): dE/d(last activation's result) by type of
-// the centre, or by pair of types (SEED_PAIRS).
-template <class Mlp, class Columns>
-DEVICE void readout_tile_backward(const Columns columns, const Slopes<Mlp>& slopes, const REAL* seeds, const int* pairs,
-                                  const REAL* weights, REAL* shared) {
-  using Chain = typename Mlp::Backward;
-  const Place<Chain> place;
-  GradientEpilogue<Mlp, Columns> epilogue(slopes, columns);
-  ChainRun<Chain, NoRows, decltype(epilogue)> chain(place, NoRows(), epilogue, weights, shared);
-  constexpr int COLUMNS = Chain::PRODUCTS > 0 ? Chain::K[0] : Mlp::INPUT;
-  if constexpr (Chain::PRODUCTS > 0) chain.begin();
-  for (int n = threadIdx.x; n < Chain::TILE * (COLUMNS / 2); n += Place<Chain>::THREADS) {
-    const int row = n / (COLUMNS / 2), column = n % (COLUMNS / 2) * 2, z = chain.start + row;
-    REAL2 pair = load_pair(seeds + seed_row(pairs[z]) * COLUMNS + column);
-    if constexpr (Chain::PRODUCTS > 0) {
-      pair = slopes.template times<Mlp::ACTIVATIONS - 1>(z, column, pair);
-      store_pair(shared + row * Chain::TILE_STRIDE + column, rounded_if<reads_tf32<Chain, 0>()>(pair));
-    } else {
-      static_assert(!Columns::ADDS, "nothing is there before the read-out's way back");
-      epilogue.last(0, 0, z, column, pair);
-    }
-  }
-  if constexpr (Chain::PRODUCTS > 0) chain.run();
-}
 
 // columns <- dE/d(features) from rows = dE/d(result).
 template <class Mlp, class Columns, class Rows>
@@ -293,7 +223,7 @@ DEVICE void rows_tile_backward(const Columns columns, const Slopes<Mlp>& slopes,
 
 template <class Mlp> struct RadialSlope : BackwardEpilogue<Mlp> {
   using Chain = typename Mlp::Backward;
-  static constexpr bool ADDS = false;
+  static constexpr bool ADDS = false, TURNS = false;
   const REAL *basis_slopes, *two_body;
   const Place<Chain>& place;
   int capacity;
@@ -343,4 +273,93 @@ DEVICE void embedding_tile_backward(double* radial_slope, const Slopes<Mlp>& slo
     }
   }
   sum_over_columns<Chain>(radial_slope, epilogue.part, place, reinterpret_cast<double*>(shared));
+}
+
+// ---- Read-out, both ways: the end of the way forward is the beginning of the way back
+
+// edge_energies = energy_weights . result; dE/d(result) = seeds (rows of its width) by type of the centre, or by pair of
+// types (SEED_PAIRS).
+struct Energy {
+  const double* energy_weights;
+  const REAL* seeds;
+  const int* pairs;
+
+  DEVICE void add(double& part, int column, REAL2 pair) const {
+    part = fma((double)pair.x, energy_weights[column], part);
+    part = fma((double)pair.y, energy_weights[column + 1], part);
+  }
+  DEVICE REAL2 gradient(int z, int width, int column) const {
+    return load_pair(seeds + seed_row(pairs[z]) * width + column);
+  }
+};
+
+// Slopes of the last activation stay in registers: its gradient takes the place of what the tile held.
+template <class Mlp, class Back> struct TurnEpilogue {
+  using Chain = typename Mlp::Forward;
+  static constexpr bool ADDS = false, TURNS = true;
+  const Slopes<Mlp>& slopes;
+  const Energy& energy;
+  Back& back;
+  double part[Place<Chain>::MI][2] = {};
+
+  template <int P> DEVICE REAL2 hidden(int z, int column, REAL2 pair) const {
+    pair = activate_pair<Mlp::ACTIVATION[P]>(pair, slopes.template at<P>(z, column));
+    return rounded_if<reads_tf32<Chain, P + 1>()>(pair);
+  }
+  DEVICE void turn() {
+    __syncthreads();  // all have read the tile and the matrices
+    back.begin();
+  }
+  DEVICE void last(int i, int half, int z, int column, REAL2 pair) {
+    constexpr int N = Chain::PRODUCTS - 1;
+    REAL2 gradient = energy.gradient(z, Chain::N[N], column);
+    if constexpr (Mlp::ACTIVATION[N] != IDENTITY) {
+      REAL2 slope;
+      activate<Mlp::ACTIVATION[N]>(pair.x, pair.x, slope.x);
+      activate<Mlp::ACTIVATION[N]>(pair.y, pair.y, slope.y);
+      gradient = pair_of(gradient.x * slope.x, gradient.y * slope.y);
+    }
+    energy.add(part[i][half], column, pair);
+    store_pair(back.tile + (z - back.start) * Chain::TILE_STRIDE + column,
+               rounded_if<reads_tf32<typename Mlp::Backward, 0>()>(gradient));
+  }
+};
+
+// edge_energies[z] <- the read-out of rows (overwritten); columns <- dE/d(features). Slopes of activations before the
+// last are kept in between.
+template <class Mlp, class Columns, class Rows>
+DEVICE void readout_tile(double* edge_energies, const Columns columns, const Slopes<Mlp>& slopes, const Rows rows,
+                         const Energy energy, const REAL* weights, REAL* shared) {
+  using Chain = typename Mlp::Forward;
+  using Backward = typename Mlp::Backward;
+  const Place<Chain> place;
+  double* totals = reinterpret_cast<double*>(shared + Mlp::TOTALS);
+  static_assert(!Columns::ADDS, "nothing is there before the read-out's way back");
+  if constexpr (Chain::PRODUCTS > 0) {
+    static_assert(Chain::TILE == Backward::TILE && Chain::TILE_STRIDE == Backward::TILE_STRIDE, "one tile both ways");
+    const Place<Backward> place_back;
+    GradientEpilogue<Mlp, Columns> gradients(slopes, columns);
+    ChainRun<Backward, NoRows, decltype(gradients)> back(place_back, NoRows(), gradients, weights, shared);
+    TurnEpilogue<Mlp, decltype(back)> epilogue{slopes, energy, back};
+    ChainRun<Chain, Rows, decltype(epilogue)> chain(place, rows, epilogue, weights, shared);
+    chain.begin();
+    chain.run();
+    sum_over_columns<Chain>(edge_energies, epilogue.part, place, totals);
+    back.run();
+  } else {
+    double part[Place<Chain>::MI][2] = {};
+#pragma unroll 1
+    for (int block = 0; block < Mlp::INPUT_BLOCKS; ++block) {
+      Sums<Place<Chain>::MI, Mlp::INPUT_NJ> sums;
+      load_rows<Chain, Mlp::INPUT_NJ, Mlp::INPUT>(sums, rows, place, block);
+      for_each_pair<Chain, Mlp::INPUT_NJ, Mlp::INPUT>(
+          place, sums, block,
+          [&](int i, int half, int row, int column, REAL2 pair) {
+            const int z = blockIdx.x * Chain::TILE + row;
+            energy.add(part[i][half], column, pair);
+            columns.store(z, column, energy.gradient(z, Mlp::INPUT, column));
+          });
+    }
+    sum_over_columns<Chain>(edge_energies, part, place, totals);
+  }
 }

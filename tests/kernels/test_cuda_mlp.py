@@ -341,14 +341,14 @@ def on_kernels(mlps: Mlps, module: CpuModule, edges: Edges, shift: int = 0) -> R
         buffers["x"][rows, : d.UP] = 0.0
         buffers["x"][rows, : sizes.channels] = edges.invariants[k]
         launch(f"latent_{k}_forward")
-    launch("readout_forward")
+    for stage in mlp_header.stage_names(mlps.shapes[-1]):
+        launch(stage)
     results = Results(
         [scalars("x", k) for k in range(sizes.layers + 1)],
         [of_model(array) for array in buffers["env"]],
         of_model(buffers["w"]),
         buffers["edge_energies"][rows],
     )
-    launch("readout_backward")
     for k in reversed(range(sizes.layers)):
         if k + 1 < sizes.layers:
             buffers["denv"] = of_kernels(edges.environment_gradients[k + 1])

@@ -143,6 +143,7 @@ class _Chunk:
         self._start, end = arrays["chunk_centers"][chunk : chunk + 2]
         self._num_centers = int(end - self._start)
         self._rounding = mlp_rounding(layout.shapes, layout.fused)
+        self._turned: dict[tuple[str, int], np.ndarray] = {}
         self._chains = dict(
             zip(
                 (shape.name for shape in layout.shapes),
@@ -221,9 +222,11 @@ class _Chunk:
         return stages.ACTIVATION_FUNCTIONS[mlps[name].activation]
 
     def _slope(self, values: Values, name: str, n: int, width: int) -> np.ndarray:
-        """As the forward pass kept it, or from what it kept: what the activation was applied to."""
+        """As the forward pass kept it, in memory or not, or from what it kept: what the activation was applied to."""
         if (kept := values.get(f"slope_{name}_{n}")) is not None:
             return kept[: self._edges, :width]
+        if (name, n) in self._turned:
+            return self._turned[name, n]
         before = values[f"before_{name}_{n}"][: self._edges, :width]
         return self._cast(self._activation(name)[1](before.astype(np.float64)))
 
@@ -231,6 +234,8 @@ class _Chunk:
         function, slope = (way(rows.astype(np.float64)) for way in self._activation(name))
         if (kept := self._after.get(f"before_{name}_{n}")) is not None:
             found[f"before {n}"] = (kept[: self._edges, : rows.shape[1]], rows)
+        elif f"slope_{name}_{n}" not in self._after:  # a kernel that goes both ways keeps it to itself
+            self._turned[name, n] = self._cast(slope)
         else:
             found[f"slope {n}"] = (self._slope(self._after, name, n, rows.shape[1]), self._cast(slope))
         return self._cast(function)
@@ -327,6 +332,11 @@ class _Chunk:
         rows = self._forward("readout", np.concatenate(inputs, axis=1), found)
         wanted = rows.astype(np.float64) @ self._layout.folded.energy_weights
         return {**found, "edge_energies": (self._after["edge_energies"][: self._edges], wanted)}
+
+    def _readout(self) -> dict:
+        found = self._readout_forward()
+        self._before = self._after  # slopes of activations before the last
+        return found | self._readout_backward()
 
     def _readout_backward(self) -> dict:
         model = self._model

@@ -215,19 +215,20 @@ class Layout:
 
     def _forward(self) -> list[str]:
         updates, stages = self.updates, ["edge_geometry"]
+        readout = self._readout_stages()[:1]
         if updates is None:
             stages.append("embedding_forward")
             for k in range(self.model.num_layers):
                 stages += [*self.track.forward(k), f"latent_{k}_forward"]
-            return [*stages, "readout_forward", "center_energies"]
+            return [*stages, *readout, "center_energies"]
         stages += [*updates.before, "embedding_forward", *updates.after_mlp(0)]
         for k in range(self.model.num_layers):
             stages += [f"environment_{k}_forward", *updates.after_environment(k), *self.track.forward(k)]
             stages += [f"latent_{k}_forward", *updates.after_mlp(k + 1)]
-        return [*stages, "readout_forward", *updates.after_readout, "center_energies"]
+        return [*stages, *readout, *updates.after_readout, "center_energies"]
 
     def _backward(self) -> list[str]:
-        updates, stages = self.updates, ["readout_backward"]
+        updates, stages = self.updates, self._readout_stages()[1:]
         if updates is None:
             for k in reversed(range(self.model.num_layers)):
                 stages += [f"latent_{k}_backward", *self.track.backward(k)]
@@ -236,6 +237,10 @@ class Layout:
             stages += [*updates.before_mlp_backward(k + 1), f"latent_{k}_backward", *self.track.backward(k)]
             stages += [*updates.before_environment_backward(k), f"environment_{k}_backward"]
         return [*stages, *updates.before_mlp_backward(0), "embedding_backward", *updates.after, "edge_forces"]
+
+    def _readout_stages(self) -> list[str]:
+        """Forward and backward, or one that is both."""
+        return [name for shape in self.shapes if shape.name == "readout" for name in mlp_header.stage_names(shape)]
 
     def _launch(self, piece: Piece, capacity: int, max_centers: int) -> Launch:
         sizes = {"capacity": capacity, "max_centers": max_centers, "first_row": piece.first_row}

@@ -2,6 +2,7 @@
 
 Traffic an edge, in numbers, of an MLP with K inputs, N results, H activated features and W elements of its matrices:
 forward reads K and writes N + H (slopes), backward reads N + H and writes K (a latent reads its K - UP gradients too);
+the read-out, both ways in one kernel, reads K and writes K (and the slopes of all but its last activation, twice);
 the matrices go from the second-level cache to shared memory once a tile, W / tile numbers an edge. With 128 scalars, 64
 channels, two layers and two hidden layers of 128 everywhere: 304 k multiply-adds and 9.5 KB of matrices (float32).
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from allegro_sim.potential.cuda.mlp_shapes import Dimensions, MlpShape
+from allegro_sim.potential.cuda.mlp_shapes import Dimensions, MlpShape, turns
 
 SHARED_BYTES = 99 * 1024
 """Shared memory of a block, at most: what compute capability 12.0 has."""
@@ -36,6 +37,7 @@ class ChainLayout:
 
     inner, outer: rows K and columns N of each product's matrix; weights: its place; method: how it is multiplied.
     from_memory: the first product's rows come from memory in slabs, otherwise `filled` columns of the tile are there.
+    turned: columns of the tile in the other direction, if one kernel goes both ways.
     """
 
     inner: tuple[int, ...]
@@ -45,6 +47,7 @@ class ChainLayout:
     from_memory: bool
     filled: int
     real_bytes: int
+    turned: int = 0
 
     @property
     def products(self) -> int:
@@ -53,7 +56,7 @@ class ChainLayout:
     @property
     def held(self) -> int:
         """Columns of the tile."""
-        return max([self.filled, *self.outer[:-1]])
+        return max([self.filled, self.turned, *self.outer[:-1]])
 
     def _choice(self) -> tuple[int, int, int]:
         width = self.held or min(max(self.outer, default=8), 128)
@@ -78,15 +81,13 @@ class ChainLayout:
     def blocks_together(self) -> int:
         """Blocks that share a multiprocessor's registers: the more sums a lane has, the fewer, so that none spills."""
         few = self.held <= 128 and not {"MULTIPLY_ADD", "SUMS_OF_EIGHT"} & set(self.method)
-        if (
-            "SPLIT_TF32" in self.method and not self.from_memory
-        ):  # what fills the tile needs more beside twice the operands
-            few = False
+        if "SPLIT_TF32" in self.method and not self.from_memory and not self.turned:
+            few = False  # what fills the tile needs more beside twice the operands
         rows = self.tile // (16 * self.warps[0])
         sums = max((4 * rows * self.split(n)[0] for n in self.outer), default=0)  # of a lane
         threads = 512 if few else 256
         if few and self.real_bytes == 4:
-            threads = 1024 if sums <= 16 else (640 if "SPLIT_TF32" in self.method else 768) if sums <= 32 else 512
+            threads = 1024 if 0 < sums <= 16 else (640 if "SPLIT_TF32" in self.method else 768) if sums <= 32 else 512
         return threads // self.threads
 
     def split(self, columns: int) -> tuple[int, int]:
@@ -107,6 +108,19 @@ class ChainLayout:
     def shared_bytes(self) -> int:
         return self._bytes(*self._slabs())
 
+    @property
+    def totals_at(self) -> int:
+        """Numbers before the sums over columns, if they have a place of their own."""
+        return (self.shared_bytes - self._totals_bytes) // self.real_bytes if self.turned else 0
+
+    @property
+    def _totals_bytes(self) -> int:
+        return self._sums_bytes if self.turned else 0
+
+    @property
+    def _sums_bytes(self) -> int:
+        return self.warps[1] * self.tile * 8
+
     def _slabs(self) -> tuple[int, int]:
         for choice in _SLABS[self.real_bytes]:
             if self._bytes(*choice) <= SHARED_BYTES:
@@ -114,13 +128,13 @@ class ChainLayout:
         raise ValueError(f"a chain {self.inner} -> {self.outer} does not fit {SHARED_BYTES} bytes of shared memory")
 
     def _bytes(self, slab: int, stages: int) -> int:
-        return (self.tile_numbers(slab, stages) + stages * self.stage_numbers(slab)) * self.real_bytes
+        numbers = self.tile_numbers(slab, stages) + stages * self.stage_numbers(slab)
+        return numbers * self.real_bytes + self._totals_bytes
 
     def tile_numbers(self, slab: int, stages: int) -> int:
         """Numbers of the tile, or of the slabs of rows or the sums over columns that take its place."""
         rows = stages * self.tile * row_stride(slab, self.real_bytes) if self.from_memory else 0
-        sums = self.warps[1] * self.tile * 8 // self.real_bytes
-        return max(rows, sums, self.tile * row_stride(self.held, self.real_bytes))
+        return max(rows, self._sums_bytes // self.real_bytes, self.tile * row_stride(self.held, self.real_bytes))
 
     def stage_numbers(self, slab: int) -> int:
         columns = [self.split(n)[0] * self.warps[1] * 8 for n in self.outer]
@@ -195,6 +209,7 @@ def chain_layout(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: Ml
         from_memory=bool(order) and not filled_by_others,
         filled=inner[0] if order and filled_by_others else 0,
         real_bytes=dimensions.real_bytes,
+        turned=max(shape.padded[1:], default=0) if turns(shape) else 0,
     )
 
 

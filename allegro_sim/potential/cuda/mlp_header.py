@@ -18,19 +18,23 @@ from allegro_sim.potential.cuda.mlp_shapes import (
     Rounding,
     fits_shared_memory,
     fused_widths,
+    keeps_activation,
     kept_buffer,
     mlp_buffers,
     mlp_chains,
     mlp_rounding,
+    turns,
 )
 from allegro_sim.potential.cuda.mlp_wide import Piece, WideMlp
 from allegro_sim.potential.cuda.plan import Product
 
 
 def mlp_kernels(dimensions: Dimensions, shapes: tuple[MlpShape, ...]) -> tuple[MlpKernel, ...]:
-    """All kernels: one an MLP and direction where it fits shared memory, element-wise ones where it does not."""
+    """All kernels: one an MLP and direction where it fits shared memory (of the read-out one for both), element-wise
+    ones where it does not.
+    """
     found: list[MlpKernel] = []
-    for shape, backward in _both_ways(shapes):
+    for shape, backward in _passes(shapes):
         if fits_shared_memory(shape):
             found.append(_fused_kernel(dimensions, shapes, shape, backward))
         else:
@@ -41,7 +45,8 @@ def mlp_kernels(dimensions: Dimensions, shapes: tuple[MlpShape, ...]) -> tuple[M
 def mlp_stages(
     dimensions: Dimensions, shapes: tuple[MlpShape, ...], blocks: Sequence[int]
 ) -> dict[str, tuple[Piece | Product, ...]]:
-    """What `embedding_forward`, `latent_0_forward` .. `embedding_backward` are made of: kernels and products.
+    """What `embedding_forward`, `latent_0_forward` .. `embedding_backward` (`stage_names`) are made of: kernels and
+    products.
 
     blocks: rows of each block of a chunk.
     """
@@ -49,7 +54,7 @@ def mlp_stages(
         _stage(shape, backward): (Piece(_stage(shape, backward), 0, sum(blocks)),)
         if fits_shared_memory(shape)
         else WideMlp(dimensions, shapes, shape, blocks).operations(backward)
-        for shape, backward in _both_ways(shapes)
+        for shape, backward in _passes(shapes)
     }
 
 
@@ -63,16 +68,23 @@ def mlp_entry_points(dimensions: Dimensions, shapes: tuple[MlpShape, ...]) -> st
     return "".join(kernel.text() for kernel in mlp_kernels(dimensions, shapes))
 
 
-def _both_ways(shapes: tuple[MlpShape, ...]) -> list[tuple[MlpShape, bool]]:
-    return [(shape, backward) for backward in (False, True) for shape in shapes]
+def stage_names(shape: MlpShape) -> tuple[str, ...]:
+    """Forward and backward, or the one stage that is both."""
+    return (shape.name,) if turns(shape) else tuple(_stage(shape, backward) for backward in (False, True))
+
+
+def _passes(shapes: tuple[MlpShape, ...]) -> list[tuple[MlpShape, bool]]:
+    """MLPs and whether backward; one that turns has its only stage on the way forward."""
+    return [(shape, backward) for backward in (False, True) for shape in shapes if not (backward and turns(shape))]
 
 
 def _stage(shape: MlpShape, backward: bool) -> str:
-    return f"{shape.name}_{'backward' if backward else 'forward'}"
+    return shape.name if turns(shape) else f"{shape.name}_{'backward' if backward else 'forward'}"
 
 
 def _fused_kernel(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: MlpShape, backward: bool) -> MlpKernel:
-    layout = chain_layout(dimensions, shapes, shape, backward)
+    layouts = [chain_layout(dimensions, shapes, shape, way) for way in ((False, True) if turns(shape) else (backward,))]
+    layout = layouts[0]
     outputs, inputs, function, called = _signature(shape, backward)
     casts = [name if name == "nullptr" else f"const_cast<REAL*>({name})" for name in _slopes(shape)]
     # Rows of components, and in float64 features added to what they came from, need more registers than 128 a thread.
@@ -82,8 +94,8 @@ def _fused_kernel(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: M
         name=_stage(shape, backward),
         threads=layout.threads,
         tile=layout.tile,
-        shared_bytes=layout.shared_bytes,
-        blocks_together=256 // layout.threads if crowded else layout.blocks_together,
+        shared_bytes=max(one.shared_bytes for one in layouts),
+        blocks_together=256 // layout.threads if crowded else min(one.blocks_together for one in layouts),
         outputs=outputs,
         inputs=inputs,
         body="  extern __shared__ __align__(16) unsigned char shared[];\n"
@@ -95,11 +107,8 @@ def _fused_kernel(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: M
 
 
 def _slopes(shape: MlpShape) -> list[str]:
-    """Buffers of the slopes, a null pointer after the identity."""
-    return [
-        "nullptr" if activation == "identity" else kept_buffer(shape, n)
-        for n, activation in enumerate(shape.activations)
-    ]
+    """Buffers of the slopes, a null pointer where none are kept."""
+    return [kept_buffer(shape, n) if keeps_activation(shape, n) else "nullptr" for n in range(len(shape.activations))]
 
 
 def _signature(shape: MlpShape, backward: bool) -> tuple[tuple[str, ...], tuple[str, ...], str, tuple[str, ...]]:
@@ -121,14 +130,15 @@ def _signature(shape: MlpShape, backward: bool) -> tuple[tuple[str, ...], tuple[
         else:
             read = ("basis", *table)
             function, called = "embedding_tile_forward", (columns, "slopes", *read)
-    elif shape.name == "readout":
-        if backward:
-            read = ("seeds", "pairs", "weights")
-            function, called = "readout_tile_backward", (columns, "slopes", *read)
-        else:
-            written, read = ("edge_energies",), (*read, "weights", "energy_weights")
-            called = ("edge_energies", "slopes", rows, "weights", "energy_weights")
-            function = "readout_tile_forward"
+    elif turns(shape):
+        columns = value_text(f"Columns_{shape.name}", shape.input_gradients)
+        energy = "Energy{energy_weights, seeds, pairs}"
+        written, read = (
+            ("edge_energies", *buffers_of(shape.input_gradients)),
+            (*read, "energy_weights", "seeds", "pairs"),
+        )
+        function, called = "readout_tile", ("edge_energies", columns, "slopes", rows, energy, "weights")
+        read = (*read, "weights")
     else:
         read = (*(name for name in read if name not in written), "weights", *capacity)
         function = f"rows_tile_{'backward' if backward else 'forward'}"
@@ -144,9 +154,10 @@ def _struct(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: MlpShap
         eights, blocks = forward.split(shape.padded[1])
         numbers |= {"TABLE_N": shape.padded[1], "TABLE_NJ": eights, "TABLE_BLOCKS": blocks}
         numbers["SEPARABLE"] = int(dimensions.separable)
-    elif shape.name == "readout":
+    elif turns(shape):
         eights, blocks = forward.split(shape.padded[0])
         numbers |= {"INPUT": shape.padded[0], "INPUT_NJ": eights, "INPUT_BLOCKS": blocks}
+        numbers["TOTALS"] = max(forward.totals_at, backward.totals_at)
     lines = [f"typedef Mlp_{shape.name}_forward Forward;", f"typedef Mlp_{shape.name}_backward Backward;"]
     lines += [f"static constexpr int {key} = {value};" for key, value in numbers.items()]
     lines += [array_text("WIDTH", shape.padded[1:])]
@@ -173,5 +184,5 @@ def _struct(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: MlpShap
 
 __all__ = [
     "Dimensions", "MlpKernel", "MlpShape", "Rounding", "fused_widths", "mlp_buffers", "mlp_chains", "mlp_entry_points",
-    "mlp_kernels", "mlp_rounding", "mlp_stages", "mlp_structs", "pack_mlps",
+    "mlp_kernels", "mlp_rounding", "mlp_stages", "mlp_structs", "pack_mlps", "stage_names",
 ]  # fmt: skip

@@ -243,6 +243,16 @@ def kept_buffer(shape: MlpShape, n: int) -> str:
     return f"{'slope' if fits_shared_memory(shape) else 'before'}_{shape.name}_{n}"
 
 
+def turns(shape: MlpShape) -> bool:
+    """Whether the way forward and back through the MLP is one kernel: the read-out, where it fits."""
+    return shape.name == "readout" and fits_shared_memory(shape)
+
+
+def keeps_activation(shape: MlpShape, n: int) -> bool:
+    """Whether the backward pass needs something of activation n from memory."""
+    return shape.activations[n] != "identity" and not (turns(shape) and n == len(shape.activations) - 1)
+
+
 def mlp_buffers(dimensions: Dimensions, shapes: tuple[MlpShape, ...]) -> dict[str, int]:
     """Columns of the MLPs' own buffers REAL (capacity, columns).
 
@@ -252,8 +262,8 @@ def mlp_buffers(dimensions: Dimensions, shapes: tuple[MlpShape, ...]) -> dict[st
     columns = {
         kept_buffer(shape, n): shape.padded[n + 1]
         for shape in shapes
-        for n, activation in enumerate(shape.activations)
-        if activation != "identity"
+        for n in range(len(shape.activations))
+        if keeps_activation(shape, n)
     }
     widest = max((max(shape.padded[1:]) for shape in shapes if not fits_shared_memory(shape)), default=0)
     return {**columns, **({"hidden_0": widest, "hidden_1": widest} if widest else {})}

@@ -1,4 +1,4 @@
-"""The minimisation before the dynamics: FIRE through the same domain, neighbour list and potential as the run."""
+"""The minimisation before the dynamics: FIRE through the same motion as the run."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from allegro_sim.descent import Descent
 from allegro_sim.dynamics.fire import Fire, Slope
-from allegro_sim.neighbors import NeighborList
+from allegro_sim.motion import Motion
 from allegro_sim.output.descent import DescentWriter
 from allegro_sim.output.screen import Screen
 from allegro_sim.parallel.comm import Comm, collective_errors
-from allegro_sim.parallel.domain import Domain
-from allegro_sim.potential.interface import Potential
 from allegro_sim.stops import NOTHING, ends_run
-from allegro_sim.system import System
 from allegro_sim.watch import Watch
 
 _LINES_EVERY = 10  # steps; ten times as many once there are a hundred
@@ -31,10 +29,7 @@ class Minimization:
     """
 
     comm: Comm
-    system: System
-    neighbors: NeighborList
-    domain: Domain
-    potential: Potential
+    motion: Motion
     watch: Watch
     screen: Screen
     asked: Callable[[], float]  # the request of this rank, as `stops`
@@ -47,7 +42,7 @@ class Minimization:
     def run(self, path: Path, state: Mapping[str, Any] | None = None) -> float:
         """Minimise from forces that have been computed, writing the way to `path` (collective).
 
-        state : what `save` was given, to go on from there; the system holds that checkpoint's atoms
+        state : what `save` was given, to go on from there; the motion holds that checkpoint's atoms
 
         Returns the request that ended it early, after a checkpoint, or NOTHING; forces are those of the last positions.
 
@@ -58,49 +53,44 @@ class Minimization:
         StorageStop : the disk took no more
         """
         writer = None
-        fire, first = Fire(self.max_move), 0
+        fire, first, descent = Fire(self.max_move), 0, self.motion.descent()
         if state is not None:
             fire.restore(state["fire"])
             first = int(state["step"])
         else:
-            self.system.velocities[: self.system.num_owned] = 0.0
+            descent.rest()
         with collective_errors(self.comm):
             if self.comm.rank == 0:
                 writer = DescentWriter(path, first)
         try:
-            return self._descend(fire, first, writer)
+            return self._descend(descent, fire, first, writer)
         finally:
             if writer is not None:
                 writer.close()
 
-    def _descend(self, fire: Fire, first: int, writer: DescentWriter | None) -> float:
-        system, comm = self.system, self.comm
+    def _descend(self, descent: Descent, fire: Fire, first: int, writer: DescentWriter | None) -> float:
         self.screen.message(f"minimisation to {self.tolerance:g} eV/Å, {self.max_steps} steps at most")
         self.screen.message(f"{'step':>10}{'potential_eV':>18}{'largest_force_eV_A':>22}")
         last = max(first, self.max_steps)
         for step in range(first, last + 1):
-            slope = fire.measure(system, comm)
-            self.watch.guard.remember(system)
+            slope = descent.measure()
             if slope.faulty:
+                atoms = self.motion.atoms()
+                self.watch.guard.remember(atoms)
                 found = f"in step {step} of the minimisation energy or forces are not finite or out of range."
-                self.watch.stop(0, system, found)
+                self.watch.stop(0, atoms, found)
             converged = slope.largest_force <= self.tolerance
             self._tell(writer, step, slope, last=converged or step == last)
             if converged or step == last:
                 break
-            fire.move(system, slope)
-            if self.neighbors.must_rebuild(system, comm, request=self.asked()):
-                self.domain.rebuild(system)
-            else:
-                self.domain.update_positions(system)
-            request = self.neighbors.reduced_request
+            descent.move(fire.next_move(slope))
+            request = descent.settle(self.asked())
             if request != NOTHING or (self.save_every > 0 and (step + 1) % self.save_every == 0):
                 self._save(fire, step + 1, writer)
             if ends_run(request):
                 return request
-            self.potential.compute(system, self.neighbors)
-            self.domain.add_forces(system)
-        system.velocities[: system.num_owned] = 0.0
+            descent.compute()
+        descent.rest()
         if not converged:
             self.screen.warning(
                 f"the minimisation is not converged: after {step} steps the largest force is "

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from allegro_sim.cell import Cell
+from allegro_sim.descent import Descent, HostDescent
 from allegro_sim.dynamics.guard import WATCHED, Guard
 from allegro_sim.dynamics.observables import Integrator, RankSums, rank_sums
 from allegro_sim.loads import RankLoad, load_of_run
@@ -110,6 +111,10 @@ class Motion(Protocol):
         """
         ...
 
+    def descent(self) -> Descent:
+        """What takes the atoms downhill before the first step, once their forces are there (not collective)."""
+        ...
+
     def sums(self) -> RankSums:
         """Energies, virial and momentum of this rank at the last step (not collective)."""
         ...
@@ -200,6 +205,9 @@ class HostMotion:
             self.domain.add_forces(self.system)
         with self.timers("integrate"):
             self.guard.look(self.system, self.neighbors)
+
+    def descent(self) -> Descent:
+        return HostDescent(self.comm, self.system, self.neighbors, self.domain, self.potential)
 
     def sums(self) -> RankSums:
         return rank_sums(self.system, self.integrator.kinetic_sums(self.system))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,7 @@ from allegro_sim.output.intervals import Due, Intervals
 from allegro_sim.output.outputs import Outputs
 from allegro_sim.output.record import RunRecord
 from allegro_sim.output.screen import Screen
-from allegro_sim.output.snapshot import HostSnapshot
-from allegro_sim.parallel.collect import gather_by_id, initial_share
+from allegro_sim.parallel.collect import gather_arrays, in_order_of_ids, initial_share
 from allegro_sim.parallel.comm import Comm, collective_errors
 from allegro_sim.parallel.cores import cores_of_rank
 from allegro_sim.potential import create_potential
@@ -123,11 +121,7 @@ class Simulation:
         self.screen.finish()
         self.screen.summary(self.timers.table(), self.outputs.files())
         if ends_run(request):
-            raise RunStopped(
-                f"stopped by {describe_request(request)} at step {self.step} of "
-                f"{self.settings.run.steps}; checkpoint: {checkpoint_path(self.outputs.directory, self.step)}. "
-                "Continue with --restart"
-            )
+            raise self._stopped(request, f"at step {self.step} of {self.settings.run.steps}", self.step)
 
     def _loop(self) -> float:
         """Advance to the next step with output, or as far as the motion likes; act on what it found; write."""
@@ -155,6 +149,10 @@ class Simulation:
     def _asked(self) -> float:
         """What this rank was asked for from outside; the loop follows the largest request of all ranks."""
         return max(self.stops.request(), CHECKPOINT if self.outputs.asks() else NOTHING)
+
+    def _stopped(self, request: float, where: str, step: int) -> RunStopped:
+        found = f"{describe_request(request)} {where}; checkpoint: {checkpoint_path(self.outputs.directory, step)}"
+        return RunStopped(f"stopped by {found}. Continue with --restart")
 
     def describe(self) -> None:
         """What `--dry-run` does: set all up but the kernels, and print settings, decomposition and memory."""
@@ -224,25 +222,7 @@ class Simulation:
 
     def _make_motion(self) -> Motion:
         """On a GPU everything stays there; else step by step on the host."""
-        if self.potential.device != "cuda":
-            return self._host_motion()
-        from allegro_sim.gpu.start import make_motion
-
-        gpu = self.settings.gpu
-        return make_motion(
-            self._parts(),
-            steps_ahead=gpu.steps_ahead,
-            transport=gpu.transport,
-            images_travel=gpu.images_travel,
-            graphs=gpu.graphs,
-            warn=self.screen.warning,
-        )
-
-    def _host_motion(self) -> HostMotion:
-        return HostMotion(self._parts())
-
-    def _parts(self) -> Parts:
-        return Parts(
+        parts = Parts(
             self.comm,
             self.system,
             self.start.cell,
@@ -252,6 +232,19 @@ class Simulation:
             self.integrator,
             self.guard,
             self.timers,
+        )
+        if self.potential.device != "cuda":
+            return HostMotion(parts)
+        from allegro_sim.gpu.start import make_motion
+
+        gpu = self.settings.gpu
+        return make_motion(
+            parts,
+            steps_ahead=gpu.steps_ahead,
+            transport=gpu.transport,
+            images_travel=gpu.images_travel,
+            graphs=gpu.graphs,
+            warn=self.screen.warning,
         )
 
     def _prepare_kernels(self) -> None:
@@ -267,7 +260,9 @@ class Simulation:
 
     def _begin(self) -> None:
         """Velocities, first forces, output files, minimisation, step 0."""
-        if not self.start.minimizes:
+        if self.start.minimizes:
+            self.system = self.motion.atoms()  # with the velocities that a checkpoint of a minimisation has
+        else:
             self._set_velocities()
         self.motion.start(self.step)
         self.screen.banner(TITLE, banner_facts(self))
@@ -298,19 +293,11 @@ class Simulation:
         self.freedom = degrees_of_freedom(self.system, self.comm, conserved)
 
     def _minimize(self) -> None:
-        """Positions downhill, and minimized.xyz. Always with the arrays of the host: forces alone go to a GPU."""
+        """Positions downhill, and minimized.xyz."""
         settings, checkpoint = self.settings.minimize, self.start.checkpoint
-        motion = self.motion if isinstance(self.motion, HostMotion) else self._host_motion()
-        if motion is not self.motion:
-            self.motion.atoms()
-            motion.place()
-            motion.start(self.step)
         request = Minimization(
             comm=self.comm,
-            system=self.system,
-            neighbors=motion.neighbors,
-            domain=motion.domain,
-            potential=self.potential,
+            motion=self.motion,
             watch=self.watch,
             screen=self.screen,
             asked=self._asked,
@@ -321,20 +308,16 @@ class Simulation:
             max_move=settings.max_move_A,
         ).run(self.outputs.directory / MINIMIZATION, None if checkpoint is None else checkpoint.minimization)
         if ends_run(request):
-            raise RunStopped(
-                f"stopped by {describe_request(request)} in the minimisation; checkpoint: "
-                f"{checkpoint_path(self.outputs.directory, 0)}. Continue with --restart"
-            )
-        atoms = gather_by_id(self.comm, self.system, ["types", "positions", "forces"])
+            raise self._stopped(request, "in the minimisation", 0)
+        arrays = gather_arrays(self.comm, self.motion.snapshot(["types", "positions", "forces"]).wait())
         with collective_errors(self.comm):
-            if atoms is not None:
+            if arrays is not None:
+                atoms = in_order_of_ids(arrays)
                 self.outputs.write_minimized(atoms["types"], atoms["positions"], forces_to_float(atoms["forces"]))
-        if motion is not self.motion:
-            self.motion.place()
 
     def _save_minimization(self, state: dict[str, Any]) -> None:
         due = Due(trajectory=False, thermo=False, checkpoint=True)
-        self.outputs.write(due, 0, 0.0, partial(HostSnapshot, self.system), state={"minimization": state})
+        self.outputs.write(due, 0, 0.0, self.motion.snapshot, state={"minimization": state})
 
     def _open_outputs(self) -> None:
         """New files, or those of the run that is continued; one continued elsewhere has a checkpoint there at once."""

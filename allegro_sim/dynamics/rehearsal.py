@@ -13,6 +13,7 @@ from allegro_sim.dynamics.langevin import Langevin
 from allegro_sim.dynamics.observables import measure, rank_sums
 from allegro_sim.dynamics.velocities import draw_velocities
 from allegro_sim.dynamics.velocity_verlet import VelocityVerlet
+from allegro_sim.kernels.cpu.descent import descend
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.neighbors import NeighborList, check_overlaps
 from allegro_sim.parallel.comm import SerialComm
@@ -52,6 +53,7 @@ class Rehearsal:
         potential.compute(system, self._neighbors, want_virial=True)
         self._domain.add_forces(system)
         guard.remember(system)
+        descend(system.positions, system.velocities, system.forces, 0.0, 0.0, 1.0, 0.0, 1.0, system.num_owned)
         for integrator in integrators:
             integrator.first_half(system, 0, measure=True)
             guard.broken(system)

@@ -45,6 +45,7 @@ class Integration:
         self._distances = None if limits.distances is None else self._device(limits.distances**2)
         self._num_types = np.int32(len(masses))
         self.calls: dict[str, list[Callable[[], None]]] = {}
+        self._sums: dict[int, Callable[[], None]] = {}  # by the array that is summed into, which the launch keeps
         self._bound: tuple[Any, ...] = ()
 
     def bind(self) -> None:
@@ -57,7 +58,7 @@ class Integration:
             and all(a is b for a, b in zip(bound[1:], self._bound[1:], strict=True))
         ):
             return  # what was prepared for the last list is what this one needs
-        self._bound, number = bound, np.int32(owned)
+        self._bound, self._sums, number = bound, {}, np.int32(owned)
         factors = (rows.types, self._tables["factors"], number)
         drift, arguments = self._integrator.device_drift
         named = {name: getattr(rows, name) for name in ("velocities", "forces", "types", "ids", "heat")}
@@ -101,10 +102,12 @@ class Integration:
                 call()
 
     def add_kinetic_sums(self, sums: Any, control: Any) -> None:
-        """Launch the sums of the kinetic energy; see kernels/cuda/sums.cu."""
-        rows, number = self._rows, np.int32(self._rows.num_owned)
-        given = (rows.velocities, rows.types, self._tables["masses"], np.float64(KINETIC), self._num_types, number)
-        self._executor.call("kinetic_sums", rows.num_owned, sums, control, *given)()
+        """Launch the sums of the kinetic energy, for these arrays prepared once; see kernels/cuda/sums.cu."""
+        if id(sums) not in self._sums:
+            rows, number = self._rows, np.int32(self._rows.num_owned)
+            given = (rows.velocities, rows.types, self._tables["masses"], np.float64(KINETIC), self._num_types, number)
+            self._sums[id(sums)] = self._executor.call("kinetic_sums", rows.num_owned, sums, control, *given)
+        self._sums[id(sums)]()
 
     def _call(self, kernel: str, *arguments: Any) -> Callable[[], None]:
         return self._executor.call(kernel, self._rows.num_owned, self._control, *arguments)

@@ -13,7 +13,8 @@ _TYPES = {
     "types": "int*", "ids": "long long*", "cell": "double*", "inverse": "double*", "bins": "double*",
     "limits_squared": "double*", "squared": "double*", "closest": "int*", "control": "long long*",
     "sums": "long long*", "velocities": "double*", "masses": "double*", "heat": "long long*", "energies": "double*",
-    "extremes": "long long*", "energy_unit": "double", "num_types": "int", "owned": "int", "rows": "int",
+    "extremes": "long long*", "slope": "long long*", "status": "int*", "forces": "long long*",
+    "energy_unit": "double", "num_types": "int", "owned": "int", "rows": "int",
 }  # fmt: skip
 """C type of every argument; arrays that a kernel does not write become pointers to const."""
 
@@ -41,6 +42,12 @@ _KERNELS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "heat_sum": ("heat_sum_of_row", ("sums",), ("heat", "rows")),
     "energy_sum": ("energy_sum_of_atom", ("sums",), ("energies", "owned")),
+    "slope_maxima": (
+        "slope_maxima_of_atom",
+        ("slope",),
+        ("control", "status", "forces", "velocities", "owned"),
+    ),
+    "slope_sums": ("slope_sums_of_atom", ("slope",), ("status", "energies", "forces", "velocities", "owned")),
     "extremes": ("extremes_of_atom", ("extremes",), ("positions", "inverse", "owned")),
 }
 """Kernel -> (device function, what it writes, what it reads)."""

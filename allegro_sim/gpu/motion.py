@@ -20,6 +20,7 @@ from allegro_sim.dynamics.observables import KineticSums, RankSums, with_bath
 from allegro_sim.gpu.arrays import to_device
 from allegro_sim.gpu.atoms import DeviceAtoms
 from allegro_sim.gpu.bricks import DeviceBricks
+from allegro_sim.gpu.descent import DeviceDescent
 from allegro_sim.gpu.graphs import StepGraph, obstacle_to_graphs
 from allegro_sim.gpu.integration import Integration
 from allegro_sim.gpu.module import KERNELS, module_source
@@ -152,6 +153,10 @@ class DeviceMotion:
         self._bind()
         self._evaluate(want_virial=True)
         self._took_between = False
+        self._old, self._lifetime = 0, self.steps_ahead  # a list of the minimisation says nothing of steps
+
+    def descent(self) -> DeviceDescent:
+        return DeviceDescent(self.comm, self.bricks, self.potential.engine, self.neighbors.skin, self._renew)
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
@@ -284,6 +289,11 @@ class DeviceMotion:
         if bind:
             self._bind()
 
+    def _renew(self) -> None:
+        """A new list where no step is under way, and control words that know of nothing."""
+        self._rebuild()
+        self._clear_control()
+
     def _bind(self) -> None:
         """Prepare all launches for the rows and the list of the last build."""
         if self._bound_builds == self.neighbors.num_builds:
@@ -314,11 +324,11 @@ class DeviceMotion:
     # --- what others see ----------------------------------------------------------------------------------------------
 
     def sums(self) -> RankSums:
-        call, rows, number = self.executor.call, self.rows, np.int32(self.rows.num_owned)
+        launch, rows, number = self.executor.launch, self.rows, np.int32(self.rows.num_owned)
         self._zero(self._whole)
         self.integration.add_kinetic_sums(self._whole, self._idle)
-        call("energy_sum", rows.num_owned, self._whole, rows.energies, number)()
-        call("heat_sum", len(rows.heat), self._whole, rows.heat, np.int32(len(rows.heat)))()
+        launch("energy_sum", rows.num_owned, self._whole, rows.energies, number)
+        launch("heat_sum", len(rows.heat), self._whole, rows.heat, np.int32(len(rows.heat)))
         whole, status = self.executor.download(self._whole), self.executor.download(self._status)
         taken = self.executor.download(self._between) if self._took_between else whole
         heat = self.integrator.heat + words_to_integer(whole[_HEAT])

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import atoms, halo
+from . import atoms, descent, halo
 
-KERNELS = {**atoms.KERNELS, **halo.KERNELS}
+KERNELS = {**atoms.KERNELS, **descent.KERNELS, **halo.KERNELS}

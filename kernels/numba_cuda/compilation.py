@@ -3,6 +3,8 @@
 A launch through Numba took the host 90 to 230 microseconds, measured beside an H200: as long as the network of a small
 system. So Numba makes PTX, nvJitLink machine code, and the executor launches it as any other kernel, with the arguments
 of `flat_arguments`.
+
+As everywhere, no product and sum are fused that are not written so: what happens to an atom has the bits of the CPU.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import re
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,15 +40,43 @@ def file_name(name: str, capability: tuple[int, int]) -> str:
     return f"{name}-{source_hash()}.sm_{capability[0]}{capability[1]}.cubin"
 
 
-def compile_kernel(name: str, capability: tuple[int, int], options: Sequence[str] = ()) -> tuple[bytes, str]:
-    """Machine code in which the kernel has its own name, and what the assembler said; options: of nvJitLink."""
-    from cuda.bindings import nvjitlink
+@contextmanager
+def _nothing_fused() -> Iterator[None]:
+    """NVVM makes no fused multiply-adds of its own, nor lets the assembler: Numba has no option for it alone."""
+    from numba.cuda.cudadrv import nvvm
+
+    compile_ir = nvvm.compile_ir
+    nvvm.compile_ir = partial(compile_ir, fma=False)
+    try:
+        yield
+    finally:
+        nvvm.compile_ir = compile_ir
+
+
+def compile_to_ptx(name: str, capability: tuple[int, int]) -> str:
+    """PTX in which the kernel has its own name.
+
+    Raises
+    ------
+    RuntimeError : this release of numba-cuda fuses products and sums after all
+    """
     from numba import cuda
 
     function, signature = KERNELS[name]
-    ptx, _ = cuda.compile(function, signature, device=False, abi="numba", cc=capability)
+    with _nothing_fused():
+        ptx, _ = cuda.compile(function, signature, device=False, abi="numba", cc=capability)
+    if fused := re.findall(r"\bfma\.rn\.\w+|\b(?:mul|add|sub)\.f(?:32|64)", ptx):
+        release = version("numba-cuda")
+        raise RuntimeError(f"numba-cuda {release} fuses products and sums of {name} ({fused[0]}): use 0.30")
     (entry,) = re.findall(r"\.entry (\w+)\(", ptx)
-    ptx = re.sub(rf"\b{entry}\b", name, ptx)
+    return re.sub(rf"\b{entry}\b", name, ptx)
+
+
+def compile_kernel(name: str, capability: tuple[int, int], options: Sequence[str] = ()) -> tuple[bytes, str]:
+    """Machine code of a kernel, and what the assembler said; options: of nvJitLink."""
+    from cuda.bindings import nvjitlink
+
+    ptx = compile_to_ptx(name, capability)
     handle = nvjitlink.create(1 + len(options), [f"-arch=sm_{capability[0]}{capability[1]}", *options])
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, ptx.encode(), len(ptx), name)

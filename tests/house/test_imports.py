@@ -36,6 +36,7 @@ HEIGHTS = {
     "allegro_sim.start": 3,
     "allegro_sim.report": 3,
     "allegro_sim.loads": 3,
+    "allegro_sim.descent": 3,
     "allegro_sim.motion": 3,
     "allegro_sim.gpu": 3,
     "allegro_sim.watch": 3,

@@ -19,7 +19,7 @@ MOMENTS = {
     "at the banner": ("allegro_sim.parallel.comm:MpiComm:allreduce_max", 1),
     "while outputs are opened": ("allegro_sim.output.outputs:Outputs:create", 1),
     "in the minimisation, at the forces": ("allegro_sim.potential.cpu:CpuPotential:compute", 5),
-    "in the minimisation, at its sums": ("allegro_sim.dynamics.fire:Fire:measure", 2),
+    "in the minimisation, at its sums": ("allegro_sim.descent:HostDescent:measure", 2),
     "in a checkpoint of the minimisation": ("allegro_sim.minimization:Minimization:_save", 1),
     "at a checkpoint": ("allegro_sim.output.outputs:Outputs:write", 6),
     "in a step, at the forces": ("allegro_sim.potential.cpu:CpuPotential:compute", 9),

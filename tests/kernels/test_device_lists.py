@@ -179,7 +179,13 @@ def test_sanitizers(sanitize):
         sums = np.zeros((8, 2), np.int64)
         kinetic = (atoms.velocities, atoms.types, np.array([1.0, 2.0]), np.float64(1.0), np.int32(2), owned)
         module.launch("kinetic_sums", (2,), (128,), (sums, np.zeros(word.WORDS, np.int64), *kinetic))
-        found.append((keys, counts, indices, sums))
+        slope, status = np.zeros(14, np.int64), np.zeros(8, np.int32)
+        forces = np.arange(3 * local, dtype=np.int64).reshape(-1, 3) << 32
+        control = np.zeros(word.WORDS, np.int64)
+        module.launch("slope_maxima", (2,), (128,), (slope, control, status, forces, atoms.velocities, owned))
+        energies = np.arange(float(owned))
+        module.launch("slope_sums", (2,), (128,), (slope, status, energies, forces, atoms.velocities, owned))
+        found.append((keys, counts, indices, sums, slope))
     for first, second in zip(*found, strict=True):
         assert np.array_equal(first, second)
     assert offsets[-1] > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.cuda_harness import HostExecutor
-from support.device_motion import advance, make, periodic_case, state
+from support.device_motion import advance, descend, make, periodic_case, state
 
 from allegro_sim.dynamics.guard import Limits
 from allegro_sim.errors import StructureError
@@ -32,6 +32,8 @@ def test_every_kernel_on_hundreds_of_elements(monkeypatch):
         found, expected = (make(case, device, bath=bath, skin=0.0, limits=limits) for device in ("cuda", "cpu"))
         for motion in (found, expected):
             advance(motion, 1)
+            if bath:
+                descend(motion, 1)
         executor = found.executor
         executor.check_guards()
         found, expected = state(found), state(expected)

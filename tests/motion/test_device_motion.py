@@ -166,11 +166,14 @@ def test_a_new_list_of_the_same_atoms_keeps_what_was_prepared():
     advance(motion, 1)
     engine = motion.potential.engine
     plan, kick, builds = engine.plan, motion.integration.calls, motion.neighbors.num_builds
+    motion.sums()
+    summing = list(motion.integration._sums.values())
     memory = len(executor._memory)
     executor.copies.clear()
     advance(motion, 3, measure=False)
     assert motion.neighbors.num_builds == builds + 3
     assert engine.plan is plan and motion.integration.calls is kick
+    assert list(motion.integration._sums.values()) == summing and len(summing) == 1
     assert len(executor._memory) == memory
     control, extremes, number, images, status = 128, 72, 8, 4, 32
     down, up = "to the host", "to the device"

@@ -16,6 +16,7 @@ from support.survival import contents, differing
 import allegro_sim.potential.cuda.potential as cuda_module
 from allegro_sim.config import load_settings
 from allegro_sim.errors import GuardStop, RunStopped
+from allegro_sim.gpu.descent import DeviceDescent
 from allegro_sim.model.weight_file import save_model
 from allegro_sim.output.run_files import RunFiles
 from allegro_sim.parallel.comm import SerialComm
@@ -154,6 +155,36 @@ def test_a_minimisation_goes_before_a_run(start):
         found[name] = ase.io.read(start.folder / name / "minimized.xyz"), frames(start.folder / name)["position"]
     assert np.abs(found["cuda"][0].positions - found["cpu"][0].positions).max() <= 1e-9
     assert np.abs(found["cuda"][1] - found["cpu"][1]).max() <= 1e-9
+
+
+def test_a_minimisation_that_is_interrupted_goes_on_with_the_same_bits(start):
+    """Continued with another skin; its checkpoint has the velocities of FIRE, by atom."""
+    minimize = ("minimize.max_steps=4", "minimize.force_tolerance_eV_A=1e-9", "run.steps=1")
+    start("whole", "cuda", *minimize).run()
+    first = start("parts", "cuda", *minimize)
+    ask = iter([0.0, 0.0, TIME_IS_UP])
+    first.stops.request = lambda: next(ask, TIME_IS_UP)
+    with pytest.raises(RunStopped, match="in the minimisation"):
+        first.run()
+    start("parts", "cuda", *minimize, "neighbors.skin_A=0.6", restart="").run()
+    for name in ("minimize.csv", "minimized.xyz", "thermo.csv"):
+        assert (start.folder / "parts" / name).read_text() == (start.folder / "whole" / name).read_text(), name
+
+
+def test_a_fault_ends_a_minimisation_and_names_the_atom(start, monkeypatch):
+    compute, calls = DeviceDescent.compute, iter(range(100))
+
+    def fail_later(descent):
+        compute(descent)
+        if next(calls) == 1:
+            row = int(np.flatnonzero(descent._rows.ids[:10] == 7)[0])
+            descent._rows.faults[row], descent._bricks.status[1] = 1, row + 1
+
+    monkeypatch.setattr(DeviceDescent, "compute", fail_later)
+    with pytest.raises(GuardStop, match="in step 2 of the minimisation energy or forces are not finite"):
+        start("fault", "cuda", "minimize.max_steps=5", "minimize.force_tolerance_eV_A=1e-9").run()
+    stopped = ase.io.read(start.folder / "fault/stopped-000000000.xyz")
+    assert np.flatnonzero(stopped.arrays["at_fault"]).tolist() == [7]
 
 
 def test_the_banner_names_gpus_and_the_way_of_ghosts(start, capsys):

@@ -10,6 +10,7 @@ from support.cuda_harness import HostExecutor
 from support.random_models import random_model, random_structure
 
 from allegro_sim.cell import Cell
+from allegro_sim.dynamics.fire import Fire, Slope
 from allegro_sim.dynamics.guard import Guard, Limits
 from allegro_sim.dynamics.langevin import Langevin
 from allegro_sim.dynamics.velocity_verlet import VelocityVerlet
@@ -110,6 +111,19 @@ def advance(motion: DeviceMotion | HostMotion, steps: int, *, measure: bool = Tr
     while motion.step < last:
         found.append(motion.advance(last - motion.step, measure=measure, asked=lambda: 0.0))
     return found
+
+
+def descend(motion: DeviceMotion | HostMotion, steps: int) -> list[Slope]:
+    """So many steps of a minimisation, from rest; the slope before and after each."""
+    descent, fire = motion.descent(), Fire(max_move=0.1)
+    descent.rest()
+    slopes = [descent.measure()]
+    for _ in range(steps):
+        descent.move(fire.next_move(slopes[-1]))
+        descent.settle(0.0)
+        descent.compute()
+        slopes.append(descent.measure())
+    return slopes
 
 
 def state(motion: DeviceMotion | HostMotion) -> dict[str, np.ndarray] | None:

@@ -46,7 +46,7 @@ CPU_RATE = CpuRate(
     processor="AMD EPYC (znver5)",
     record="bench/results/2026-11-22-cpu-water-192.json",
     precision="single",
-    multiply_adds=15776,
+    multiply_adds=12704,  # of its model now; when it was measured they were 15776, and the time may be a little long
     edges=7336,
     seconds=5.397854999500851e-3,
 )

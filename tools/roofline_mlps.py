@@ -20,12 +20,13 @@ def _ends(shape: Shape, mlp: str) -> tuple[dict[str, int], dict[str, int]]:
     k = int(number) if number else 0
     if shape.model.is_legacy:
         return _legacy_ends(shape, kind, k)
+    places = shape.scalar_places
     if kind == "embedding":
-        return {"basis": shape.nb}, {"x": shape.sp, "env": shape.ne, "w": shape.nw}
+        return {"basis": shape.nb}, {"x": places[0], "env": shape.ne, "w": shape.nw}
     if kind == "readout":
-        return {"x": (shape.layers + 1) * shape.sp}, {}
-    outputs = {"x": shape.sp} | ({"env": shape.ne} if k < shape.layers - 1 else {})
-    return {"x": shape.up + (k + 1) * shape.sp}, outputs
+        return {"x": sum(places)}, {}
+    outputs = {"x": places[k + 1]} | ({"env": shape.ne} if k < shape.layers - 1 else {})
+    return {"x": shape.up + sum(places[: k + 1])}, outputs
 
 
 def _legacy_ends(shape: Shape, kind: str, k: int) -> tuple[dict[str, int], dict[str, int]]:
@@ -157,30 +158,33 @@ Part = tuple[str, int]
 def _wide_forward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
     inputs, outputs = _ends(shape, mlp)
     sources: list[Part] = list(inputs.items())
-    kernels, last = [], len(chain) - 1
+    kernels, last, keeps = [], len(chain) - 1, bool(chain) and chain[-1].keeps
+    made_of_product = {name: size for name, size in outputs.items() if not (keeps and name == "x")}
     for n, linear in enumerate(chain):
+        if not linear.cost:
+            break  # what is kept is all there is
         width = padded(linear.matrix.shape[-1])
         is_result = n == last and mlp != "readout"
         made = _before(mlp, n) if linear.activated else f"hidden_{n % 2}"
-        targets: list[Part] = list(outputs.items()) if is_result else [(made, width)]
+        features = "x" if keeps and n == last - 1 else f"hidden_{n % 2}"
+        targets: list[Part] = list(made_of_product.items()) if is_result else [(made, width)]
         if is_result and _adds(shape, mlp):
             targets = [("+x", outputs["x"])]
         if linear.matrix.ndim == 2:
             kernels.append(_wide_products(shape, f"{mlp}_product_{n}_forward", linear, sources, targets))
         name, rounds = f"{mlp}_forward_{n}", shape.rounds(chain, n + 1)
         if is_result:
-            if shape.precision == "mixed" and "x" in outputs and _is_operand(shape, mlp):
-                columns = {"x": shape.sp if not shape.model.is_legacy else outputs["x"]}
+            if shape.precision == "mixed" and "x" in made_of_product and _is_operand(shape, mlp):
+                columns = {"x": outputs["x"]}
                 kernels.append(_elements(shape, f"{mlp}_forward_result", columns, columns))
         elif linear.matrix.ndim == 3 or linear.activated or n == last or rounds:
-            hidden = f"hidden_{n % 2}"
-            read, written = {targets[0][0]: width}, {hidden: width}
+            read, written = {targets[0][0]: width}, {features: width}
             if linear.matrix.ndim == 3:
                 read = {"basis": shape.nb}
                 if linear.activated:
                     written[targets[0][0]] = width
             if n == last:
-                del written[hidden]
+                del written[features]
             kernel = _elements(shape, name, read, written)
             operations = _chain_operations(shape, (linear,), True)
             kernel.edge.plain = operations.plain if linear.matrix.ndim == 3 else 8.0 * width * linear.activated
@@ -191,7 +195,7 @@ def _wide_forward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
                 kernel.edge.written["edge_energies"] = 8.0
                 kernel.edge.double = 2.0 * width
             kernels.append(kernel)
-        sources = targets if is_result else [(f"hidden_{n % 2}", width)]
+        sources = targets if is_result else [(features, width)]
     return kernels
 
 
@@ -202,8 +206,10 @@ def _before(mlp: str, n: int) -> str:
 
 def _wide_backward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
     inputs, outputs = _ends(shape, mlp)
-    kernels, last = [], len(chain) - 1
-    gradients: list[Part] = list(_gradients(outputs).items())
+    kernels, last, keeps = [], len(chain) - 1, bool(chain) and chain[-1].keeps
+    gradients: list[Part] = [
+        (name, size) for name, size in _gradients(outputs).items() if not (keeps and name == "dx" and chain[-1].cost)
+    ]
     if mlp == "readout":
         width = padded(chain[-1].matrix.shape[-1])
         gradients = [("hidden_0", width)]
@@ -212,7 +218,10 @@ def _wide_backward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
         seeds.edge.special = _chain_operations(shape, chain[-1:], True).special
         seeds.edge.read["pairs"] = 4.0
         kernels.append(seeds)
-    dense = [n for n, linear in enumerate(chain) if linear.matrix.ndim == 2]
+    elif keeps and not chain[-1].cost:
+        kernels.append(_times_slope(shape, mlp, chain, last - 1, gradients[0], "hidden_0"))
+        gradients = [("hidden_0", gradients[0][1])]
+    dense = [n for n, linear in enumerate(chain) if linear.matrix.ndim == 2 and linear.cost]
     for turn, n in enumerate(reversed(dense), start=1):
         width = padded(chain[n].matrix.shape[0])
         targets: list[Part] = [(f"hidden_{turn % 2}", width)]
@@ -220,20 +229,18 @@ def _wide_backward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
             total = inputs["x"]
             written = _overwritten(shape, mlp)
             targets = [part for part in (("dx", written), ("+dx", total - written)) if part[1]]
+        if keeps and n == last:
+            targets = [("+dx", width)]
         kernels.append(_wide_products(shape, f"{mlp}_product_{n}_backward", chain[n], gradients, targets))
         if n > dense[0]:
-            before = chain[n - 1]
-            hidden = targets[0][0]
-            if before.activated or shape.rounds(chain, n - 1):
-                read = {hidden: width} | ({_before(mlp, n - 1): width} if before.activated else {})
-                kernel = _elements(shape, f"{mlp}_backward_{n - 1}", read, {hidden: width})
-                kernel.edge.plain = 8.0 * width * before.activated + width
-                kernel.edge.special = _chain_operations(shape, (before,), True).special
-                kernels.append(kernel)
+            hidden = f"hidden_{turn % 2}"
+            if chain[n - 1].activated or shape.rounds(chain, n - 1):
+                kernels.append(_times_slope(shape, mlp, chain, n - 1, targets[0], hidden))
+            targets = [(hidden, width)]
         gradients = targets
     if mlp == "embedding":
         width = padded(chain[0].matrix.shape[-1])
-        read = {gradients[0][0]: width, "basis_slopes": shape.nb}
+        read = {gradients[0][0].lstrip("+"): width, "basis_slopes": shape.nb}
         if chain[0].activated:
             read[_before(mlp, 0)] = width
         kernel = _elements(shape, "embedding_backward_0", read, {})
@@ -242,8 +249,21 @@ def _wide_backward(shape: Shape, mlp: str, chain: Chain) -> list[KernelWork]:
         kernel.edge.plain = _chain_operations(shape, chain[:1], False).plain
         kernels.append(kernel)
     elif shape.precision == "mixed" and not shape.model.is_legacy:
-        kernels.append(_elements(shape, f"{mlp}_backward_result", {"dx": shape.sp}, {"dx": shape.sp}))
+        k = shape.layers if mlp == "readout" else int(mlp.removeprefix("latent_"))
+        if not (shape.folded.latents[k - 1] if k else shape.folded.embedding)[-1].keeps:  # a product reads them
+            columns = {"dx": shape.scalar_places[k]}
+            kernels.append(_elements(shape, f"{mlp}_backward_result", columns, columns))
     return kernels
+
+
+def _times_slope(shape: Shape, mlp: str, chain: Chain, n: int, gradient: Part, out: str) -> KernelWork:
+    """The gradient behind activation n becomes the one before it."""
+    (source, width), activated = gradient, chain[n].activated
+    read = {source.lstrip("+"): width} | ({_before(mlp, n): width} if activated else {})
+    kernel = _elements(shape, f"{mlp}_backward_{n}", read, {out: width})
+    kernel.edge.plain = 8.0 * width * activated + width
+    kernel.edge.special = _chain_operations(shape, chain[n : n + 1], True).special
+    return kernel
 
 
 def _elements(shape: Shape, name: str, read: dict[str, int], written: dict[str, int]) -> KernelWork:

@@ -85,17 +85,18 @@ class Shape:
         self.m = model.harmonic_components
         self.mp = -(-self.m // 4) * 4
         self.u, self.up = model.num_tensor_features, padded(model.num_tensor_features)
-        self.sp = padded(model.num_scalar_features)
         self.ne = model.environment_weight_irreps * self.up
         self.nw = model.tensor_weight_irreps * self.up
         self.layers = model.num_layers
         radial = model.radial
         self.nb = radial.weights.shape[-1] if isinstance(radial, SplineEmbedding) else len(radial.basis_linear)
         self.collects = not model.is_legacy or model.latent_update == "concatenate"
-        widths = model.scalar_widths if self.collects else (model.num_scalar_features,)
+        self.folded = fold_model(model)
+        widths = self.folded.widths
+        if model.is_legacy:
+            widths = model.scalar_widths if self.collects else (model.num_scalar_features,)
         self.scalar_places = tuple(map(padded, widths))
         self.warps = max(1, -(-self.up // 32))
-        self.folded = fold_model(model)
         #: whether what latent MLPs give is kept apart from the scalar features
         self.apart = not self.collects and (
             model.latent_cutoff is not None or any(len(chain) < 2 for chain in self.folded.latents)
@@ -106,13 +107,13 @@ class Shape:
         """Features that the read-out reads."""
         if self.model.is_legacy:
             return self.scalar_places[self.layers if self.collects else 0]
-        return (self.layers + 1) * self.sp
+        return sum(self.scalar_places)
 
     def is_fused(self, mlp: str, chain: Chain) -> bool:
         """Whether the kernels that keep an MLP's features in shared memory take it."""
         if mlp == "readout" and self.readout_columns > WIDEST_INPUT:
             return False
-        held = chain if mlp == "readout" else chain[:-1]
+        held = chain if mlp == "readout" else chain[:-1]  # all that are activated where the last product has no columns
         return all(padded(linear.matrix.shape[-1]) <= WIDEST_FUSED for linear in held)
 
     @property

@@ -4,7 +4,8 @@ Between two activations everything is linear, so layers in a row can be one matr
 - the two-body basis (per ordered pair of types, the Bessel linear times the types' embedding, or the spline weights)
   with the first layer of the embedding MLP; but not where the matrices of all pairs would be large (many types);
 - the embedding's last layer with both projections made from its output;
-- all layers of an MLP without an activation.
+- all layers of an MLP without an activation;
+- the last layer of an MLP with the layers that read the scalar features it makes (`fold_into_readers`).
 Two neighbours are multiplied only if the product costs fewer multiply-adds an edge than the two one after the other.
 All in float64.
 """
@@ -22,10 +23,14 @@ from allegro_sim.model.wigner import product_coefficients
 
 @dataclass(frozen=True)
 class Linear:
-    """One matrix of a chain: float64 (in, out), the two-body one (pairs, in, out). activated: an activation follows."""
+    """One matrix of a chain: float64 (in, out), the two-body one (pairs, in, out). activated: an activation follows.
+
+    keeps: the result is the input itself, then its product with the matrix, which may have no columns.
+    """
 
     matrix: np.ndarray
     activated: bool
+    keeps: bool = False
 
     @property
     def cost(self) -> int:
@@ -71,6 +76,8 @@ class Folded:
     environments: s_k -> env_k, for k = 0 -> [w | env_0]; readout: s_L -> ... With the latent_update "residual" the
     scalar features are kept as s_k / c_k, with the factors c_k in the matrices: what a latent MLP gives, times the
     latent cutoff, is then added as it is. Current generation: environments is empty.
+
+    widths: of s_0 .. s_L; with `fold_into_readers` some s_k are other features.
     """
 
     embedding: Chain
@@ -80,6 +87,7 @@ class Folded:
     multiply_adds: tuple[int, int]
     separable: SeparableTable | None = None
     environments: tuple[Chain, ...] = ()
+    widths: tuple[int, ...] = ()
 
     @property
     def two_body_and_embedding(self) -> Chain:
@@ -146,8 +154,11 @@ def fold(chain: list[Linear]) -> Chain:
 
 def fold_model(model: AllegroModel) -> Folded:
     """Fold the linear layers of a model, and count."""
-    if model.is_legacy:
-        return _fold_legacy_model(model)
+    return _fold_legacy_model(model) if model.is_legacy else fold_into_readers(fold_layers(model))
+
+
+def fold_layers(model: AllegroModel) -> Folded:
+    """The layers between two activations as one, of a model of the current generation."""
     projections = np.concatenate([model.first_projection, model.tensor_linear], axis=1)
     start, separable = two_body_start(model)
     embedding = [*start, *_as_written(model.embed_mlp), Linear(projections, False)]
@@ -172,7 +183,55 @@ def fold_model(model: AllegroModel) -> Folded:
             sum(linear.cost for linear in computed) + two_body - folded_readout[-1].cost + by_vectors,
         ),
         separable=separable,
+        widths=(model.num_scalar_features,) * (model.num_layers + 1),
     )
+
+
+def fold_into_readers(folded: Folded) -> Folded:
+    """Scalar features s_k = h_k W are not made where that is cheaper: their readers, all linear, read h_k by W times
+    their own matrices. Then the "s_k" of the chains is h_k, the last activation's features, kept beside env_k and w.
+
+    Current generation; the sums of an edge are others, their mathematics the same.
+    """
+    chains = [folded.embedding, *folded.latents]
+    widths, readout, weights = list(folded.widths), folded.readout, folded.energy_weights
+    saved = 0
+    for k, chain in enumerate(chains):
+        if len(chain) < 2 or not chain[-2].activated:
+            continue
+        last, old = chain[-1].matrix, widths[k]
+        hidden = last.shape[0]
+        ends = sum(reader[0].matrix.shape[1] for reader in (*chains[k + 1 :], *([readout] if readout else [])))
+        saving = hidden * old - (hidden - old) * ends
+        if saving <= 0:
+            continue
+        saved += saving
+        first = sum(widths[:k])
+        rows = slice(first, first + old)
+        for j in range(k + 1, len(chains)):
+            chains[j] = (_read_through(chains[j][0], rows, last[:, :old]), *chains[j][1:])
+        if readout:
+            readout = (_read_through(readout[0], rows, last[:, :old]), *readout[1:])
+        else:
+            weights = np.concatenate([weights[:first], last[:, :old] @ weights[rows], weights[first + old :]])
+        chains[k] = (*chain[:-1], Linear(last[:, old:], False, keeps=True))
+        widths[k] = hidden
+    written, computed = folded.multiply_adds
+    return replace(
+        folded,
+        embedding=chains[0],
+        latents=tuple(chains[1:]),
+        readout=readout,
+        energy_weights=weights,
+        multiply_adds=(written, computed - saved),
+        widths=tuple(widths),
+    )
+
+
+def _read_through(reader: Linear, rows: slice, matrix: np.ndarray) -> Linear:
+    """The reader of other features than those that stand in its rows so far, which are theirs times the matrix."""
+    before, read, after = np.split(reader.matrix, [rows.start, rows.stop])
+    return replace(reader, matrix=np.concatenate([before, matrix @ read, after]))
 
 
 def _fold_legacy_model(model: AllegroModel) -> Folded:

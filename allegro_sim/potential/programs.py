@@ -177,11 +177,17 @@ class Programs:
             forward.append(make)
             backward.append(take)
             sources, gradients = [block], [(block, False)]
+        keeps = bool(chain) and chain[-1].keeps
         for n, linear in enumerate(chain):
             last = n == len(chain) - 1 and bool(outputs)
+            if last and keeps and not linear.cost:
+                break
             size = linear.matrix.shape[-1]
-            targets = outputs if last else [self._hidden_block(size, n % 2)]
-            target_gradients = output_gradients if last else targets
+            kept = keeps and n == len(chain) - 2  # they stand where others read them, too, whose gradients are there
+            targets = outputs[keeps:] if last else outputs[:1] if kept else [self._hidden_block(size, n % 2)]
+            target_gradients = targets
+            if last or kept:
+                target_gradients = output_gradients[keeps:] if last else output_gradients[:1]
             back: list[list[int]] = []
             if linear.matrix.ndim == 3:
                 for target, gradient, (_, part) in zip(targets, target_gradients, self._parts(targets), strict=True):
@@ -199,9 +205,9 @@ class Programs:
             if linear.activated:
                 slopes = self.buffers.add(f"slopes {name} {n}", targets[0].width)
                 forward.append(self._step(steps.ACTIVATE, targets[0], slopes, width=targets[0].width, flag=activation))
-                back.insert(0, self._step(steps.MULTIPLY, targets[0], slopes, width=targets[0].width))
+                back.insert(0, self._step(steps.MULTIPLY, target_gradients[0], slopes, width=targets[0].width))
             backward = back + backward
-            sources, gradients = targets, [(target, False) for target in targets]
+            sources, gradients = targets, [(gradient, kept) for gradient in target_gradients]
         return forward, backward
 
     # --- what the kernels take ----------------------------------------------------------------------------------------
@@ -219,13 +225,13 @@ class ProgramBuilder(Programs):
     def __init__(self, model: AllegroModel, folded: Folded, dtype: Any) -> None:
         super().__init__(model, folded, dtype)
         num_layers = model.num_layers
-        self.scalars = pad(model.num_scalar_features, dtype)
+        self._ends = np.cumsum([0, *(pad(width, dtype) for width in folded.widths)])
         environment = model.environment_weight_irreps * self.channels
         tensor = model.tensor_weight_irreps * self.channels
         inner = environment if model.scatter_features else tensor  # of the weights that meet the centre's vector
         for name, row in (
-            ("scalars", (num_layers + 1) * self.scalars),
-            ("scalars gradient", (num_layers + 1) * self.scalars),
+            ("scalars", int(self._ends[-1])),
+            ("scalars gradient", int(self._ends[-1])),
             *((f"environment {k}", environment) for k in range(num_layers)),
             ("environment gradient", environment),
             ("tensor weights", tensor),
@@ -244,11 +250,11 @@ class ProgramBuilder(Programs):
         self._readout(folded.readout)
 
     def _scalar_block(self, first: int, count: int, gradient: bool = False) -> Block:
-        """s_first .. s_{first + count - 1}."""
-        size, padded = self.model.num_scalar_features, self.scalars
-        places = (np.arange(count)[:, None] * padded + np.arange(size)).ravel()
+        """s_first .. s_{first + count - 1}, or the features that are kept instead."""
+        start, ends, widths = int(self._ends[first]), self._ends, self.folded.widths
+        places = np.concatenate([ends[k] - start + np.arange(widths[k]) for k in range(first, first + count)])
         name = "scalars gradient" if gradient else "scalars"
-        return Block(name, first * padded, places, count * padded)
+        return Block(name, start, places, int(ends[first + count]) - start)
 
     # --- stages -------------------------------------------------------------------------------------------------------
 

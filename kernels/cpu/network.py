@@ -10,8 +10,9 @@ Columns of a step: OPERATION, then (FLAG 1: accumulate, if nothing else is said)
                                                         FLAG
     PAIR        out[z, :] = basis[:, z] @ W_p           OUT, WEIGHTS, WIDTH; p the edge's pair of types
     PAIR_SLOPE  radial_slopes[z] (+)= sum_o in[z, o] (slopes of the basis[:, z] @ W_p)[o]   IN, WEIGHTS, WIDTH, FLAG
-    ACTIVATE    out <- f(out), slopes <- f'             OUT, IN (the slopes' buffer), WIDTH, FLAG (number of f)
-    MULTIPLY    out *= in                               OUT, IN, WIDTH (both buffers of this width)
+    ACTIVATE    out <- f(out), slopes <- f'             OUT, OUT_COLUMN, IN (the slopes' buffer, of this width), WIDTH,
+                                                        FLAG (number of f)
+    MULTIPLY    out *= in                               OUT, OUT_COLUMN, IN (a buffer of this width), WIDTH
     TOTAL       totals[centre of z, :] += in[z, :]      IN, IN_COLUMN, WIDTH
     SEED        out[z, :] = seeds[type of the centre of z, :]   OUT, WIDTH
     SEPARABLE, SEPARABLE_SLOPE  as PAIR and PAIR_SLOPE with W_p[n, o] = W[n, o] C[t_i, o] N[t_j, o]; INNER: number of
@@ -170,10 +171,14 @@ def run_program(steps, buffers, features, weights, seeds, edges, totals, count):
                     features, out_at, out_row, features, in_at, in_row, 1, weights, step[WEIGHTS], width,
                     rows, width, step[INNER], step[FLAG] == 1,
                 )  # fmt: skip
-            elif operation == ACTIVATE:
-                activate(step[FLAG], features, out_at, features, in_at, rows * width)
-            elif operation == MULTIPLY:
-                multiply(features, out_at, features, in_at, rows * width)
+            elif operation in (ACTIVATE, MULTIPLY):
+                # Rows of a whole buffer are one line; of a part of one, each is a line of its own.
+                lines, length = (1, rows * width) if out_row == width else (rows, width)
+                for line in range(lines):
+                    if operation == ACTIVATE:
+                        activate(step[FLAG], features, out_at + line * out_row, features, in_at + line * width, length)
+                    else:
+                        multiply(features, out_at + line * out_row, features, in_at + line * width, length)
             elif operation == PAIR:
                 pair_product(
                     features, out_at, out_row, edges.basis, start, rows, edges.pairs, weights, step[WEIGHTS], width

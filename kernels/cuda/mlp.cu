@@ -27,6 +27,16 @@ template <class Mlp> struct Slopes {
 struct NoRows {
   DEVICE const REAL* at(int, int) const { return nullptr; }
 };
+struct NoColumns {
+  DEVICE void store(int, int, REAL2) const {}
+};
+
+// A gradient and what other readers of the same features have left of theirs.
+template <class Rows> DEVICE REAL2 plus_kept(const Rows& kept, int z, int column, REAL2 pair) {
+  const REAL2 there = load_pair(kept.at(z, column));
+  return pair_of(pair.x + there.x, pair.y + there.y);
+}
+DEVICE REAL2 plus_kept(const NoRows&, int, int, REAL2 pair) { return pair; }
 
 // ---- Two-body features: y[z, c] = sum_n basis[n, z] T[pair of z, n, c], or with many types (SEPARABLE)
 // sum_n basis[n, z] W[n, c] C[t_i, c] N[t_j, c].
@@ -108,30 +118,38 @@ DEVICE void add_radial_slope(REAL (&part)[Place<Chain>::MI][2], int column,
 
 // ---- Forward
 
-// What forward passes that end in features have in common: activations between products, results in columns.
-template <class Mlp, class Columns> struct ForwardEpilogue {
+// What forward passes that end in features have in common: activations between products, results in columns. Features
+// behind the last activation are given, too, if `kept` has a place for them, or alone, if no product follows.
+template <class Mlp, class Columns, class Kept> struct ForwardEpilogue {
   using Chain = typename Mlp::Forward;
   static constexpr bool ADDS = Columns::ADDS, TURNS = false;
   const Slopes<Mlp>& slopes;
   Columns columns;
+  Kept kept;
 
   DEVICE REAL2 there(int z, int column, bool exists) const { return columns.there(z, column, exists); }
   template <int P> DEVICE REAL2 hidden(int z, int column, REAL2 pair) const {
     constexpr int N = Mlp::FIRST + P;
     pair = activate_pair<Mlp::ACTIVATION[N]>(pair, slopes.template at<N>(z, column));
+    if constexpr (P == Chain::PRODUCTS - 2) kept.store(z, column, pair);
     return rounded_if<reads_tf32<Chain, P + 1>()>(pair);
   }
-  DEVICE void last(int, int, int z, int column, REAL2 pair) const { columns.store(z, column, pair); }
+  DEVICE void last(int, int, int z, int column, REAL2 pair) const {
+    constexpr int N = Mlp::FIRST + Chain::PRODUCTS - 1;
+    if constexpr (Mlp::ACTIVATION[N] != IDENTITY)
+      pair = activate_pair<Mlp::ACTIVATION[N]>(pair, slopes.template at<N>(z, column));
+    columns.store(z, column, pair);
+  }
 };
 
 // columns <- the embedding MLP of basis and pairs; slopes kept.
-template <class Mlp, class Columns>
-DEVICE void embedding_tile_forward(const Columns columns, const Slopes<Mlp>& slopes, const REAL* basis,
-                                   const int* pairs, const REAL* two_body, const REAL* weights, int capacity,
-                                   REAL* shared) {
+template <class Mlp, class Columns, class Kept>
+DEVICE void embedding_tile_forward(const Columns columns, const Kept kept, const Slopes<Mlp>& slopes,
+                                   const REAL* basis, const int* pairs, const REAL* two_body, const REAL* weights,
+                                   int capacity, REAL* shared) {
   using Chain = typename Mlp::Forward;
   const Place<Chain> place;
-  ForwardEpilogue<Mlp, Columns> epilogue{slopes, columns};
+  ForwardEpilogue<Mlp, Columns, Kept> epilogue{slopes, columns, kept};
   ChainRun<Chain, NoRows, decltype(epilogue)> chain(place, NoRows(), epilogue, weights, shared);
   if constexpr (Chain::PRODUCTS > 0) chain.begin();
   int offsets[Place<Chain>::MI][2];
@@ -149,6 +167,7 @@ DEVICE void embedding_tile_forward(const Columns columns, const Slopes<Mlp>& slo
             epilogue.columns.store(z, column, pair);
           } else {
             pair = activate_pair<Mlp::ACTIVATION[0]>(pair, slopes.template at<0>(z, column));
+            if constexpr (Chain::PRODUCTS == 1) kept.store(z, column, pair);
             store_pair(shared + row * Chain::TILE_STRIDE + column, rounded_if<reads_tf32<Chain, 0>()>(pair));
           }
         });
@@ -157,12 +176,12 @@ DEVICE void embedding_tile_forward(const Columns columns, const Slopes<Mlp>& slo
 }
 
 // columns <- the MLP of rows; slopes kept.
-template <class Mlp, class Columns, class Rows>
-DEVICE void rows_tile_forward(const Columns columns, const Slopes<Mlp>& slopes, const Rows rows, const REAL* weights,
-                              REAL* shared) {
+template <class Mlp, class Columns, class Kept, class Rows>
+DEVICE void rows_tile_forward(const Columns columns, const Kept kept, const Slopes<Mlp>& slopes, const Rows rows,
+                              const REAL* weights, REAL* shared) {
   using Chain = typename Mlp::Forward;
   const Place<Chain> place;
-  ForwardEpilogue<Mlp, Columns> epilogue{slopes, columns};
+  ForwardEpilogue<Mlp, Columns, Kept> epilogue{slopes, columns, kept};
   ChainRun<Chain, Rows, decltype(epilogue)> chain(place, rows, epilogue, weights, shared);
   chain.begin();
   chain.run();
@@ -189,39 +208,58 @@ DEVICE void load_rows(Sums<Place<Chain>::MI, NJ>& sums, const Rows& rows, const 
 // ---- Backward
 
 // Between the products of a backward chain: the gradient by an activation's result times its slope. Product P goes back
-// through the forward product DENSE - 1 - P.
-template <class Mlp> struct BackwardEpilogue {
+// through the forward product DENSE - 1 - P. kept: where gradients by the features behind the last activation already are.
+template <class Mlp, class Kept = NoRows> struct BackwardEpilogue {
   using Chain = typename Mlp::Backward;
   const Slopes<Mlp>& slopes;
+  const Kept kept;
 
   template <int P> DEVICE REAL2 hidden(int z, int column, REAL2 pair) const {
+    if constexpr (P == 0) pair = plus_kept(kept, z, column, pair);
     pair = slopes.template times<Mlp::FIRST + Chain::PRODUCTS - 2 - P>(z, column, pair);
     return rounded_if<reads_tf32<Chain, P + 1>()>(pair);
   }
 };
 
-template <class Mlp, class Columns> struct GradientEpilogue : BackwardEpilogue<Mlp> {
+template <class Mlp, class Columns, class Kept = NoRows> struct GradientEpilogue : BackwardEpilogue<Mlp, Kept> {
   static constexpr bool ADDS = Columns::ADDS, TURNS = false;
   const Columns columns;
-  DEVICE GradientEpilogue(const Slopes<Mlp>& slopes, const Columns columns)
-      : BackwardEpilogue<Mlp>{slopes}, columns(columns) {}
+  DEVICE GradientEpilogue(const Slopes<Mlp>& slopes, const Columns columns, const Kept kept = Kept())
+      : BackwardEpilogue<Mlp, Kept>{slopes, kept}, columns(columns) {}
   DEVICE REAL2 there(int z, int column, bool exists) const { return columns.there(z, column, exists); }
   DEVICE void last(int, int, int z, int column, REAL2 pair) const { columns.store(z, column, pair); }
 };
 
 // columns <- dE/d(features) from rows = dE/d(result).
-template <class Mlp, class Columns, class Rows>
-DEVICE void rows_tile_backward(const Columns columns, const Slopes<Mlp>& slopes, const Rows rows, const REAL* weights,
-                               REAL* shared) {
+template <class Mlp, class Columns, class Kept, class Rows>
+DEVICE void rows_tile_backward(const Columns columns, const Kept kept, const Slopes<Mlp>& slopes, const Rows rows,
+                               const REAL* weights, REAL* shared) {
   using Chain = typename Mlp::Backward;
   const Place<Chain> place;
-  GradientEpilogue<Mlp, Columns> epilogue(slopes, columns);
+  GradientEpilogue<Mlp, Columns, Kept> epilogue(slopes, columns, kept);
   ChainRun<Chain, Rows, decltype(epilogue)> chain(place, rows, epilogue, weights, shared);
   chain.begin();
   chain.run();
 }
 
-template <class Mlp> struct RadialSlope : BackwardEpilogue<Mlp> {
+// The same of an MLP that ends in an activation.
+template <class Mlp, class Columns, class Rows>
+DEVICE void activated_tile_backward(const Columns columns, const Slopes<Mlp>& slopes, const Rows rows,
+                                    const REAL* weights, REAL* shared) {
+  using Chain = typename Mlp::Backward;
+  const Place<Chain> place;
+  GradientEpilogue<Mlp, Columns> epilogue(slopes, columns);
+  ChainRun<Chain, NoRows, decltype(epilogue)> chain(place, NoRows(), epilogue, weights, shared);
+  chain.begin();
+  for (int n = threadIdx.x; n < Chain::TILE * (Chain::K[0] / 2); n += Place<Chain>::THREADS) {
+    const int row = n / (Chain::K[0] / 2), column = n % (Chain::K[0] / 2) * 2, z = chain.start + row;
+    const REAL2 pair = slopes.template times<Mlp::ACTIVATIONS - 1>(z, column, load_pair(rows.at(z, column)));
+    store_pair(shared + row * Chain::TILE_STRIDE + column, rounded_if<reads_tf32<Chain, 0>()>(pair));
+  }
+  chain.run();
+}
+
+template <class Mlp, class Kept> struct RadialSlope : BackwardEpilogue<Mlp, Kept> {
   using Chain = typename Mlp::Backward;
   static constexpr bool ADDS = false, TURNS = false;
   const REAL *basis_slopes, *two_body;
@@ -231,9 +269,9 @@ template <class Mlp> struct RadialSlope : BackwardEpilogue<Mlp> {
   REAL part[Place<Chain>::MI][2] = {};
   REAL2 gradient[Place<Chain>::MI][2];
 
-  DEVICE RadialSlope(const Slopes<Mlp>& slopes, const REAL* basis_slopes, const REAL* two_body, const int* pairs,
-                     const Place<Chain>& place, int capacity)
-      : BackwardEpilogue<Mlp>{slopes},
+  DEVICE RadialSlope(const Kept kept, const Slopes<Mlp>& slopes, const REAL* basis_slopes, const REAL* two_body,
+                     const int* pairs, const Place<Chain>& place, int capacity)
+      : BackwardEpilogue<Mlp, Kept>{slopes, kept},
         basis_slopes(basis_slopes),
         two_body(two_body),
         place(place),
@@ -242,6 +280,7 @@ template <class Mlp> struct RadialSlope : BackwardEpilogue<Mlp> {
   }
   // Called for all rows of eight columns, then for the next eight.
   DEVICE void last(int i, int half, int z, int column, REAL2 pair) {
+    if constexpr (Chain::PRODUCTS == 1) pair = plus_kept(this->kept, z, column, pair);
     gradient[i][half] = this->slopes.template times<0>(z, column, pair);
     if (i == Place<Chain>::MI - 1 && half == 1)
       add_radial_slope<Mlp, Chain>(part, column, gradient, basis_slopes, two_body, offsets, place, capacity);
@@ -249,14 +288,14 @@ template <class Mlp> struct RadialSlope : BackwardEpilogue<Mlp> {
 };
 
 // radial_slope[z] <- dE/dx of the embedding (overwritten), from rows = dE/d(result).
-template <class Mlp, class Rows>
-DEVICE void embedding_tile_backward(double* radial_slope, const Slopes<Mlp>& slopes, const Rows rows,
-                                    const REAL* basis_slopes, const int* pairs, const REAL* two_body,
+template <class Mlp, class Kept, class Rows>
+DEVICE void embedding_tile_backward(double* radial_slope, const Kept kept, const Slopes<Mlp>& slopes,
+                                    const Rows rows, const REAL* basis_slopes, const int* pairs, const REAL* two_body,
                                     const REAL* weights, int capacity, REAL* shared) {
   using Chain = typename Mlp::Backward;
   const Place<Chain> place;
-  RadialSlope<Mlp> epilogue(slopes, basis_slopes, two_body, pairs, place, capacity);
-  ChainRun<Chain, Rows, RadialSlope<Mlp>> chain(place, rows, epilogue, weights, shared);
+  RadialSlope<Mlp, Kept> epilogue(kept, slopes, basis_slopes, two_body, pairs, place, capacity);
+  ChainRun<Chain, Rows, RadialSlope<Mlp, Kept>> chain(place, rows, epilogue, weights, shared);
   if constexpr (Chain::PRODUCTS > 0) {
     chain.begin();
     chain.run();
@@ -306,10 +345,7 @@ template <class Mlp, class Back> struct TurnEpilogue {
     pair = activate_pair<Mlp::ACTIVATION[P]>(pair, slopes.template at<P>(z, column));
     return rounded_if<reads_tf32<Chain, P + 1>()>(pair);
   }
-  DEVICE void turn() {
-    __syncthreads();  // all have read the tile and the matrices
-    back.begin();
-  }
+  DEVICE void turn() const { __syncthreads(); }  // all have read the tile
   DEVICE void last(int i, int half, int z, int column, REAL2 pair) {
     constexpr int N = Chain::PRODUCTS - 1;
     REAL2 gradient = energy.gradient(z, Chain::N[N], column);
@@ -344,6 +380,7 @@ DEVICE void readout_tile(double* edge_energies, const Columns columns, const Slo
     ChainRun<Chain, Rows, decltype(epilogue)> chain(place, rows, epilogue, weights, shared);
     chain.begin();
     chain.run();
+    back.begin();  // not before: what it takes to send for matrices has no registers beside the sums
     sum_over_columns<Chain>(edge_energies, epilogue.part, place, totals);
     back.run();
   } else {

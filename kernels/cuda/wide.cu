@@ -1,6 +1,6 @@
 // What lies between the products of MLPs too wide for shared memory, whose products are cuBLAS's: element-wise kernels.
 //
-// Features of a layer are rows of one array (capacity, WIDTH), WIDTH a multiple of 8. A block takes ROWS edges, a
+// Features of a layer are rows of WIDTH numbers, STRIDE numbers apart, both multiples of 8. A block takes ROWS edges, a
 // thread 16 bytes at a time; sums over the columns of an edge are made by one warp in an order of the columns alone.
 #pragma once
 #include "activations.cuh"
@@ -76,12 +76,13 @@ template <int FUNCTION> DEVICE REAL times_slope(REAL gradient, REAL before) {
 
 // features <- f(before). before: what a product made, kept for the backward pass, which computes f' from it: so a product
 // writes it where it stays, and only f goes through memory besides.
-template <int ROWS, int WIDTH, int FUNCTION, bool ROUND> DEVICE void wide_activate(REAL* features, const REAL* before) {
+template <int ROWS, int WIDTH, int STRIDE, int FUNCTION, bool ROUND>
+DEVICE void wide_activate(REAL* features, const REAL* before) {
   for_pieces_together<ROWS, WIDTH>(
       [&](int z, int column) { return piece_at(row_of(before, z, WIDTH) + column); },
       [&](int z, int column, Piece piece) {
         activate_numbers<FUNCTION, ROUND>(piece.of);
-        store_wide(row_of(features, z, WIDTH) + column, piece.of);
+        store_wide(row_of(features, z, STRIDE) + column, piece.of);
       });
 }
 
@@ -100,20 +101,21 @@ template <int FUNCTION, bool ROUND> DEVICE void store_times_slope(REAL* out, Two
   store_wide(out, pieces.gradient.of);
 }
 
-// gradient <- gradient * f'(before)
-template <int ROWS, int WIDTH, int FUNCTION, bool ROUND> DEVICE void wide_multiply(REAL* gradient, const REAL* before) {
+// out <- gradient * f'(before); gradient: rows STRIDE apart, or `out` itself
+template <int ROWS, int WIDTH, int STRIDE, int FUNCTION, bool ROUND>
+DEVICE void wide_multiply(REAL* out, const REAL* gradient, const REAL* before) {
   for_pieces_together<ROWS, WIDTH>(
       [&](int z, int column) {
-        return TwoPieces{piece_at(row_of(gradient, z, WIDTH) + column), piece_at(row_of(before, z, WIDTH) + column)};
+        return TwoPieces{piece_at(row_of(gradient, z, STRIDE) + column), piece_at(row_of(before, z, WIDTH) + column)};
       },
       [&](int z, int column, const TwoPieces& pieces) {
-        store_times_slope<FUNCTION, ROUND>(row_of(gradient, z, WIDTH) + column, pieces);
+        store_times_slope<FUNCTION, ROUND>(row_of(out, z, WIDTH) + column, pieces);
       });
 }
 
-// Columns FIRST .. FIRST + WIDTH of rows of STRIDE become TF32 numbers.
-template <int ROWS, int STRIDE, int FIRST, int WIDTH> DEVICE void wide_round(REAL* array) {
-  const auto place = [&](int z, int column) { return row_of(array, z, STRIDE) + FIRST + column; };
+// Rows become TF32 numbers.
+template <int ROWS, int STRIDE, int WIDTH> DEVICE void wide_round(REAL* array) {
+  const auto place = [&](int z, int column) { return row_of(array, z, STRIDE) + column; };
   for_pieces_together<ROWS, WIDTH>(
       [&](int z, int column) { return piece_at(place(z, column)); },
       [&](int z, int column, Piece piece) {
@@ -141,7 +143,7 @@ DEVICE REAL2 two_body_pair(const REAL* basis, const REAL* two_body, int pair, in
 }
 
 // before <- two-body features, features <- f(before); before null: the identity.
-template <int ROWS, int WIDTH, int FUNCTION, bool ROUND, bool SEPARABLE>
+template <int ROWS, int WIDTH, int STRIDE, int FUNCTION, bool ROUND, bool SEPARABLE>
 DEVICE void wide_two_body(REAL* features, REAL* before, const REAL* basis, const int* pairs, const REAL* two_body,
                           int capacity) {
   for_each_piece<ROWS, WIDTH>([&](int z, int column) {
@@ -155,12 +157,12 @@ DEVICE void wide_two_body(REAL* features, REAL* before, const REAL* basis, const
     }
     if constexpr (FUNCTION != IDENTITY) store_wide(row_of(before, z, WIDTH) + column, value);
     activate_numbers<FUNCTION, ROUND>(value);
-    store_wide(row_of(features, z, WIDTH) + column, value);
+    store_wide(row_of(features, z, STRIDE) + column, value);
   });
 }
 
 // radial_slope[z] <- sum_c gradient[z, c] f'(before[z, c]) (basis_slopes[:, z] T[pair of z])[c]
-template <int ROWS, int WIDTH, int FUNCTION, bool SEPARABLE>
+template <int ROWS, int WIDTH, int STRIDE, int FUNCTION, bool SEPARABLE>
 DEVICE void wide_radial_slope(double* radial_slope, const REAL* gradient, const REAL* before, const REAL* basis_slopes,
                               const int* pairs, const REAL* two_body, int capacity) {
   for (int row = threadIdx.x / 32; row < ROWS; row += WIDE_THREADS / 32) {
@@ -168,7 +170,7 @@ DEVICE void wide_radial_slope(double* radial_slope, const REAL* gradient, const 
     const int pair = pairs[z];
     const double sum = sum_of_row<WIDTH>([&](int column) {
       const REAL2 features = two_body_pair<WIDTH, SEPARABLE>(basis_slopes, two_body, pair, z, column, capacity);
-      REAL2 by = load_pair(row_of(gradient, z, WIDTH) + column);
+      REAL2 by = load_pair(row_of(gradient, z, STRIDE) + column);
       if constexpr (FUNCTION != IDENTITY) {
         const REAL2 numbers = load_pair(row_of(before, z, WIDTH) + column);
         by = pair_of(times_slope<FUNCTION>(by.x, numbers.x), times_slope<FUNCTION>(by.y, numbers.y));

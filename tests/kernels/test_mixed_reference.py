@@ -124,21 +124,20 @@ def test_rounded_operands_stay_within_the_bounds_of_mixed(case):
 
 
 def test_float32_noise_changes_which_way_numbers_are_rounded(case):
-    """The reason why no kernel can be held to 1e-4 of this reference over a whole network; a product can."""
+    """The reason why not every network's kernels can be held to 1e-4 of this reference as a whole; a product can."""
     forces, _, _ = deviations(case[1]["DISTURBED"], case[1]["MIXED"])
-    assert 5e-5 < forces < 1.5 * deviations(case[1]["MIXED"], case[1]["EXACT"])[0]
+    assert 1e-5 < forces < 1.5 * deviations(case[1]["MIXED"], case[1]["EXACT"])[0]
 
 
 def test_truncated_operands_fail_the_bounds_of_mixed(case):
-    """Against the rounding reference by far, for every model; against float64 in one of the three at least.
+    """Against the rounding reference by far, for every model; against float64 for the trained one.
 
-    The one exception, the medium shape with random weights, loses 2.7e-3 of its forces, six times what rounding costs.
+    The shapes with random weights lose 1.7e-3 to 3.0e-3 of their forces, three to eight times what rounding costs.
     """
     model, results = case
     spread = deviations(results["DISTURBED"], results["MIXED"])[0]
     assert deviations(results["TRUNCATED"], results["MIXED"])[0] > 3 * max(1e-4, spread)
     forces, largest, energy = deviations(results["TRUNCATED"], results["EXACT"])
-    if model.num_scalar_features == 128:
-        assert forces > 5 * deviations(results["MIXED"], results["EXACT"])[0]
-    else:
+    assert forces > 2 * deviations(results["MIXED"], results["EXACT"])[0]
+    if model.num_scalar_features == 32:
         assert forces > FORCES_RMS or largest > FORCES_LARGEST or energy > ENERGY_PER_ATOM

@@ -44,12 +44,11 @@ def test_the_water_model_stays_within_its_bounds(inputs: Path, repository: Path)
     atoms = ase.io.read(repository / "tests" / "data" / "water24.xyz")
     types = np.array([model.type_names.index(symbol) for symbol in atoms.get_chemical_symbols()])
     structure = (atoms.positions, np.array(atoms.cell), atoms.pbc, types)
-    exact, rounded, disturbed = (
-        mixed.evaluate_structure(model, *structure, way) for way in (mixed.EXACT, mixed.MIXED, mixed.disturbed(0))
-    )
+    ways = (mixed.EXACT, mixed.MIXED, *map(mixed.disturbed, range(3)))
+    exact, rounded, *disturbed = (mixed.evaluate_structure(model, *structure, way) for way in ways)
     found = evaluate(model, "mixed", *structure)
     assert relative_rms(found, exact, exact) <= 4e-3
     assert np.abs(found.forces - exact.forces).max() <= 2e-2 * np.sqrt(np.mean(exact.forces**2))
     assert abs(found.energy - exact.energy) <= 5e-4 * len(types)
-    # Twelve products deep, float32's last bit decides often which way a number is rounded: see mixed_reference.
-    assert relative_rms(found, rounded, exact) <= 3 * relative_rms(disturbed, rounded, exact)
+    # Nine products deep, float32's last bit decides often which way a number is rounded: see mixed_reference.
+    assert relative_rms(found, rounded, exact) <= 1.5 * max(relative_rms(one, rounded, exact) for one in disturbed)

@@ -22,17 +22,20 @@ pytestmark = pytest.mark.simulator
 
 @cache
 def wide_model(name: str):
-    """Hidden layers of 264 columns; "bare": a linear read-out and latents, so that products have no activation."""
+    """Hidden layers of 264 columns; "kept": scalar features are not made, since their readers take the hidden ones;
+    "wide readout": all else is narrow."""
     options = {
         "deep": {"hidden_depth": 2, "num_tensor_features": 20, "num_scalar_features": 24, "l_max": 1},
         "one layer": {"num_layers": 1, "num_tensor_features": 9, "num_scalar_features": 17, "l_max": 2, "zbl": True},
-        "wide readout": {"num_layers": 2, "num_scalar_features": 344, "l_max": 1, "num_tensor_features": 8},
+        "kept": {"hidden_depth": 2, "num_tensor_features": 9, "num_scalar_features": 280, "l_max": 1},
+        "kept at once": {"num_layers": 1, "num_tensor_features": 9, "num_scalar_features": 280, "l_max": 0},
+        "wide readout": {"num_layers": 4, "hidden_width": 208, "num_scalar_features": 208, "l_max": 0},
         "no activation": {"activation": "identity", "num_scalar_features": 272, "l_max": 1, "hidden_depth": 0},
     }[name]
-    return random_model(4, **{"hidden_width": 24 if name == "wide readout" else 264, **options})
+    return random_model(4, **{"hidden_width": 264, **options})
 
 
-NAMES = ("deep", "one layer", "no activation", "wide readout")
+NAMES = ("deep", "one layer", "no activation", "wide readout", "kept", "kept at once")
 
 
 @cache

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from support.random_models import random_model
 
-from allegro_sim.potential.folding import Linear, contraction_list, fold, fold_model, pair_basis
+from allegro_sim.potential.folding import (
+    Linear,
+    contraction_list,
+    fold,
+    fold_into_readers,
+    fold_layers,
+    fold_model,
+    pair_basis,
+)
 
 
 def _apply(chain, x: np.ndarray) -> np.ndarray:
@@ -64,7 +73,55 @@ def test_counts_of_a_small_model():
     # Products 0 x 0 -> 0 and 1 x 1 -> 0 have 1 and 3 terms a channel; V_0 and the environment 4 each.
     assert written == dense + (1 + 3) * 16 + 2 * 4 * 16
     # The readout's last layer runs once an atom. Environment and invariants: 4, and 4 + 2, a channel.
-    assert computed == 8 * 16 + 16 * (16 + 2 * 32) + 32 * 16 + 16 * 16 + 32 * 16 + (4 + 6) * 16
+    layers = 8 * 16 + 16 * (16 + 2 * 32) + 32 * 16 + 16 * 16 + 32 * 16 + (4 + 6) * 16
+    assert fold_layers(model).multiply_adds == (written, layers)
+    # s_0 and s_1 are not made: the readout takes the 16 features each is a product of.
+    assert computed == layers - 2 * 16 * 16
+
+
+@pytest.mark.parametrize("readout_depth", [0, 1])
+def test_readers_of_what_features_are_made_of_have_the_same_results(readout_depth):
+    """Chains of matrices with an activation between: s_k = h_k W, or h_k and W times the readers' own matrices."""
+    rng, swish = np.random.default_rng(3), lambda x: x / (1.0 + np.exp(-x))
+    model = random_model(5, num_layers=3, num_scalar_features=12, hidden_width=9, num_tensor_features=4)
+    folded = fold_layers(model)
+    if not readout_depth:
+        folded = replace(folded, readout=(), energy_weights=rng.normal(size=4 * 12))
+    other = fold_into_readers(folded)
+    assert other.widths == (9, 9, 9, 9) and all(chain[-1].keeps for chain in (other.embedding, *other.latents))
+    assert other.latents[-1][-1].matrix.shape == (9, 0)
+
+    def run(chain, rows):
+        for linear in chain:
+            product = rows @ linear.matrix
+            rows = np.concatenate([rows, product], axis=1) if linear.keeps else product
+            rows = swish(rows) if linear.activated else rows
+        return rows
+
+    invariants, start = rng.normal(size=(3, 20, 4)), rng.normal(size=(20, folded.embedding[1].matrix.shape[0]))
+
+    def everything(one):
+        rows, scalars, weights = run(one.embedding[1:], start), [], []
+        for k in range(4):
+            features, more = np.split(rows, [one.widths[k]], axis=1)
+            scalars.append(features)
+            weights.append(more)
+            if k < 3:
+                rows = run(one.latents[k], np.concatenate([*scalars, invariants[k]], axis=1))
+        energies = run(one.readout, np.concatenate(scalars, axis=1)) @ one.energy_weights
+        return np.concatenate([*weights, energies[:, None]], axis=1)
+
+    assert np.allclose(everything(other), everything(folded), rtol=1e-12, atol=1e-12)
+    cost, other_cost = (
+        sum(linear.cost for chain in (one.embedding, *one.latents, one.readout) for linear in chain)
+        for one in (folded, other)
+    )
+    assert folded.multiply_adds[1] - other.multiply_adds[1] == cost - other_cost > 0
+
+
+def test_features_that_are_fewer_than_what_they_are_made_of_are_made():
+    model = random_model(5, num_layers=2, num_scalar_features=8, hidden_width=64)
+    assert not any(chain[-1].keeps for chain in (fold_model(model).embedding, *fold_model(model).latents))
 
 
 def test_invariant_lists_are_the_columns_of_the_full_ones():

@@ -139,6 +139,7 @@ class _Dense:
     def __init__(self, chain: Chain, activation: str, arithmetic: Arithmetic) -> None:
         self._matrices = [linear.matrix.astype(arithmetic.dtype) for linear in chain]
         self._activated = [linear.activated for linear in chain]
+        self._keeps = [linear.keeps for linear in chain]
         self._activation, self._slope = stages.ACTIVATION_FUNCTIONS[activation]
         self._arithmetic = arithmetic
         self._before: list[np.ndarray] = []
@@ -155,8 +156,9 @@ class _Dense:
 
     def forward(self, rows: np.ndarray) -> np.ndarray:
         self._before = []
-        for matrix, activated in zip(self._matrices, self._activated, strict=True):
-            rows = self._product(rows, matrix)
+        for matrix, activated, keeps in zip(self._matrices, self._activated, self._keeps, strict=True):
+            product = self._product(rows, matrix)
+            rows = np.concatenate([rows, product], axis=1) if keeps else product
             self._before.append(rows)
             if activated:
                 rows = self.activate(rows)
@@ -164,11 +166,12 @@ class _Dense:
 
     def backward(self, gradient: np.ndarray) -> np.ndarray:
         """dE/d(rows) from dE/d(result); `forward` came before."""
-        steps = list(zip(self._matrices, self._activated, self._before, strict=True))
-        for matrix, activated, before in reversed(steps):
+        steps = list(zip(self._matrices, self._activated, self._keeps, self._before, strict=True))
+        for matrix, activated, keeps, before in reversed(steps):
             if activated:
                 gradient = gradient * self.slope(before)
-            gradient = self._product(gradient, matrix.T)
+            kept = gradient[:, : len(matrix)] if keeps else 0
+            gradient = self._product(gradient[:, len(matrix) :] if keeps else gradient, matrix.T) + kept
         return gradient
 
 
@@ -207,6 +210,7 @@ class _Evaluation:
         self._types, self._centers, self._neighbors, self._vectors = types, centers, neighbors, vectors
         self._pairs = types[centers] * model.num_types + types[neighbors]
         folded = fold_model(model)
+        self._widths = folded.widths
         self._embedding = _Embedding(folded.embedding, model.embed_mlp.activation, arithmetic)
         self._latents = [
             _Dense(chain, layer.latent.activation, arithmetic)
@@ -251,10 +255,10 @@ class _Evaluation:
 
     def _forward(self, basis: np.ndarray) -> np.ndarray:
         """e_z (Z,), float64."""
-        model, scalars = self._model, self._model.num_scalar_features
+        model, widths = self._model, self._widths
         slots = model.environment_weight_irreps
         features = self._embedding.forward(basis, self._pairs)
-        ends = np.cumsum([scalars, model.num_tensor_features * slots])
+        ends = np.cumsum([widths[0], model.num_tensor_features * slots])
         first, environment, tensor = np.split(features, ends, axis=1)
         weights = self._channels(tensor, model.tensor_weight_irreps)
         kind = ScatterTrack if model.scatter_features else VectorTrack
@@ -263,21 +267,21 @@ class _Evaluation:
         for k in range(model.num_layers):
             invariants = self._track.forward(k, self._channels(environment, slots))
             latent = self._latents[k].forward(np.concatenate([*all_scalars, invariants], axis=1))
-            all_scalars.append(latent[:, :scalars])
-            environment = latent[:, scalars:]
+            all_scalars.append(latent[:, : widths[k + 1]])
+            environment = latent[:, widths[k + 1] :]
         result = self._readout.forward(np.concatenate(all_scalars, axis=1))
         return result.astype(np.float64) @ self._energy_weights
 
     def _backward(self, factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """dE/dY (Z, M) and dE/dx (Z,), float64, from dE/de_z (Z,)."""
-        model, scalars, num_edges = self._model, self._model.num_scalar_features, len(self._centers)
+        model, ends, num_edges = self._model, np.cumsum(self._widths), len(self._centers)
         seeds = self._cast(factors[:, None] * self._energy_weights)
-        grad_scalars = np.split(self._readout.backward(seeds), model.num_layers + 1, axis=1)
+        grad_scalars = np.split(self._readout.backward(seeds), ends[:-1], axis=1)
         grad_environment = np.zeros((num_edges, 0), self._dtype)  # the last layer makes none
         for k in range(model.num_layers - 1, -1, -1):
             gradient = np.concatenate([grad_scalars[k + 1], grad_environment], axis=1)
             gradient = self._latents[k].backward(gradient)
-            *into_scalars, grad_invariants = np.split(gradient, np.arange(1, k + 2) * scalars, axis=1)
+            *into_scalars, grad_invariants = np.split(gradient, ends[: k + 1], axis=1)
             for index, grad in enumerate(into_scalars):
                 grad_scalars[index] = grad_scalars[index] + grad
             grad_environment = self._track.backward(k, grad_invariants).reshape(num_edges, -1)

@@ -143,6 +143,7 @@ class _Chunk:
         self._start, end = arrays["chunk_centers"][chunk : chunk + 2]
         self._num_centers = int(end - self._start)
         self._rounding = mlp_rounding(layout.shapes, layout.fused)
+        self._widths = layout.folded.widths
         self._turned: dict[tuple[str, int], np.ndarray] = {}
         self._chains = dict(
             zip(
@@ -172,8 +173,8 @@ class _Chunk:
 
     def _scalars(self, rows: np.ndarray, k: int) -> np.ndarray:
         d = self._dimensions
-        first = d.UP + k * d.SP
-        return rows[: self._edges, first : first + d.scalars]
+        first = d.UP + sum(d.places[:k])
+        return rows[: self._edges, first : first + self._widths[k]]
 
     def _invariants(self, rows: np.ndarray) -> np.ndarray:
         return rows[: self._edges, : self._dimensions.channels]
@@ -243,7 +244,8 @@ class _Chunk:
     def _forward(self, name: str, rows: np.ndarray, found: dict) -> np.ndarray:
         first = int(name == "embedding")
         for n, linear in enumerate(self._chains[name], start=first):
-            rows = self._product(rows, linear.matrix)
+            product = self._product(rows, linear.matrix)
+            rows = np.concatenate([rows, product], axis=1) if linear.keeps else product
             if linear.activated:
                 rows = self._activate(name, n, rows, found)
         return rows
@@ -254,7 +256,9 @@ class _Chunk:
         for n in range(len(chain) - 1, -1, -1):
             if chain[n].activated:
                 gradient = self._cast(gradient * self._slope(self._before, name, n + first, gradient.shape[1]))
-            gradient = self._product(gradient, chain[n].matrix.T)
+            width = len(chain[n].matrix) if chain[n].keeps else 0
+            product = self._product(gradient[:, width:], chain[n].matrix.T)
+            gradient = self._cast(gradient[:, :width] + product) if width else product
         return gradient
 
     def _two_body(self, basis: np.ndarray) -> np.ndarray:
@@ -278,8 +282,8 @@ class _Chunk:
         if self._layout.folded.two_body_and_embedding[0].activated:
             rows = self._activate("embedding", 0, rows, found)
         rows = self._forward("embedding", rows, found)
-        scalars, channels = self._dimensions.scalars, self._dimensions.channels
-        ends = np.cumsum([scalars, channels * self._model.environment_weight_irreps])
+        channels = self._dimensions.channels
+        ends = np.cumsum([self._widths[0], channels * self._model.environment_weight_irreps])
         first, environment, tensor = np.split(rows, ends, axis=1)
         found["s_0"] = self._written(self._scalars(self._after["x"], 0), first, self._rounding.features[0])
         found["env_0"] = (self._weights(self._after["env"][0]), environment.reshape(self._edges, channels, -1))
@@ -304,10 +308,11 @@ class _Chunk:
         x = self._before["x"]
         inputs = [*(self._scalars(x, n) for n in range(k + 1)), self._invariants(x)]
         rows = self._forward(f"latent_{k}", np.concatenate(inputs, axis=1), found)
-        scalars, rounded = rows[:, : self._dimensions.scalars], self._rounding.features[k + 1]
+        scalars, environment = np.split(rows, [self._widths[k + 1]], axis=1)
+        rounded = self._rounding.features[k + 1]
         found[f"s_{k + 1}"] = self._written(self._scalars(self._after["x"], k + 1), scalars, rounded)
         if k + 1 < self._model.num_layers:
-            environment = rows[:, self._dimensions.scalars :].reshape(self._edges, self._dimensions.channels, -1)
+            environment = environment.reshape(self._edges, self._dimensions.channels, -1)
             found[f"env_{k + 1}"] = (self._weights(self._after["env"][k + 1]), environment)
         return found
 
@@ -317,7 +322,7 @@ class _Chunk:
         if k + 1 < self._model.num_layers:
             gradient.append(self._flat(self._before["denv"]))
         rows = self._backward(f"latent_{k}", np.concatenate(gradient, axis=1))
-        *parts, invariants = np.split(rows, np.arange(1, k + 2) * self._dimensions.scalars, axis=1)
+        *parts, invariants = np.split(rows, np.cumsum(self._widths[: k + 1]), axis=1)
         found = {f"dscal_{k}": (self._invariants(self._after["dx"]), invariants)}
         for n, part in enumerate(parts):
             total = self._scalars(dx, n) + part
@@ -347,7 +352,7 @@ class _Chunk:
             f"ds_{n}": self._written(
                 self._scalars(self._after["dx"], n), part, n == last and self._rounding.gradients[last]
             )
-            for n, part in enumerate(np.split(rows, last + 1, axis=1))
+            for n, part in enumerate(np.split(rows, np.cumsum(self._widths[:-1]), axis=1))
         }
 
     # --- centres ------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class Layout:
             matrix_units=matrix_units,
             separable=self.folded.separable is not None,
             invariants=max(layer.num_invariants for layer in model.layers),
-            scalar_widths=mlp_legacy.places(model) if model.is_legacy else (),
+            scalar_widths=mlp_legacy.places(model) if model.is_legacy else self.folded.widths,
         )
         self.track: Track
         self.updates: Updates | None = None

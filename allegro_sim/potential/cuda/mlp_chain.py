@@ -199,7 +199,7 @@ def chain_layout(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: Ml
     order = list(reversed(shape.dense)) if backward else list(shape.dense)
     places = weight_places(shapes)[0]
     ends = (1, 0) if backward else (0, 1)
-    filled_by_others = shape.name == "readout" if backward else shape.is_embedding
+    filled_by_others = (shape.name == "readout" or shape.ends_activated) if backward else shape.is_embedding
     inner = tuple(shape.padded[n + ends[0]] for n in order)
     return ChainLayout(
         inner=inner,

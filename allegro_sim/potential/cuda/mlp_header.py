@@ -121,15 +121,21 @@ def _signature(shape: MlpShape, backward: bool) -> tuple[tuple[str, ...], tuple[
     columns = value_text(f"Columns_{_stage(shape, backward)}", targets)
     written, read = buffers_of(targets), buffers_of(sources)
     capacity = ("capacity",) * (uses_capacity(targets) or uses_capacity(sources))
+    kept, none = (shape.kept_gradients, "NoRows{}") if backward else (shape.kept, "NoColumns{}")
+    passed = value_text(f"Kept_{_stage(shape, backward)}", kept) if kept else none
+    written, read = (written, (*read, *buffers_of(kept))) if backward else ((*buffers_of(kept), *written), read)
     called: tuple[str, ...]
     if shape.is_embedding:
         table = ("pairs", "two_body", "weights", "capacity")
         if backward:
             written, read = ("radial_slope",), (*read, "basis_slopes", *table)
-            function, called = "embedding_tile_backward", ("radial_slope", "slopes", rows, "basis_slopes", *table)
+            function, called = (
+                "embedding_tile_backward",
+                ("radial_slope", passed, "slopes", rows, "basis_slopes", *table),
+            )
         else:
             read = ("basis", *table)
-            function, called = "embedding_tile_forward", (columns, "slopes", *read)
+            function, called = "embedding_tile_forward", (columns, passed, "slopes", *read)
     elif turns(shape):
         columns = value_text(f"Columns_{shape.name}", shape.input_gradients)
         energy = "Energy{energy_weights, seeds, pairs}"
@@ -142,7 +148,9 @@ def _signature(shape: MlpShape, backward: bool) -> tuple[tuple[str, ...], tuple[
     else:
         read = (*(name for name in read if name not in written), "weights", *capacity)
         function = f"rows_tile_{'backward' if backward else 'forward'}"
-        called = (columns, "slopes", rows, "weights")
+        called = (columns, passed, "slopes", rows, "weights")
+        if backward and shape.ends_activated:
+            function, called = "activated_tile_backward", (columns, "slopes", rows, "weights")
     return (written, (*slopes, *read), function, called) if backward else ((*written, *slopes), read, function, called)
 
 
@@ -169,6 +177,8 @@ def _struct(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: MlpShap
             ("Columns", columns_text, False, shape.outputs),
             ("Rows", rows_text, True, shape.output_gradients),
             ("Columns", columns_text, True, shape.input_gradients),
+            ("Kept", columns_text, False, shape.kept),
+            ("Kept", rows_text, True, shape.kept_gradients),
         )
         if parts
     ]

@@ -1,6 +1,7 @@
 """The MLPs as chains of products on the columns of the CUDA kernels' buffers.
 
-x and dx hold [scal | s_0 | .. | s_L] of every edge, env and w weights of the tensor channels, slot-major. All blocks
+x and dx hold [scal | s_0 | .. | s_L] of every edge (or the hidden features that s_k is made of, where they are kept
+instead: `folding.fold_into_readers`), env and w weights of the tensor channels, slot-major. All blocks
 are padded with zeros to multiples of eight columns. Which MLP reads and writes what is said here for the current
 generation, in `mlp_legacy` for the legacy one; kernels, plan and packed matrices follow from that alone.
 
@@ -111,6 +112,8 @@ class MlpShape:
     input_gradients, output_gradients: the same of the gradients by them, written and read. The spans say where the
     model's features stand among these columns. rounded_inputs, rounded_gradients: in `mixed`, whether who wrote inputs
     and output gradients has rounded them for products. over, each: a row is one of `each` of an edge, or of a centre.
+    keeps: features behind the last activation are given, alone or beside a product. kept, kept_gradients: beside it,
+    where they go to, and where the gradients by them come from that their other readers have left.
     """
 
     name: str
@@ -128,6 +131,14 @@ class MlpShape:
     rounded_gradients: bool = True
     over: str = "edges"
     each: int = 1
+    keeps: bool = False
+    kept: tuple[Part, ...] = ()
+    kept_gradients: tuple[Part, ...] = ()
+
+    @property
+    def ends_activated(self) -> bool:
+        """Whether an activation follows the last product, and its features are what the MLP gives."""
+        return self.keeps and self.activations[-1] != "identity"
 
     @property
     def is_embedding(self) -> bool:
@@ -148,19 +159,28 @@ def mlp_chains(dimensions: Dimensions, folded: Folded, activations: Mapping[str,
     bare = tuple(mlp_shape(name, chain, activations[name]) for name, chain in chains.items())
     rounding = mlp_rounding(bare, fused_widths(bare))
     features, gradients = rounding.features, rounding.gradients
+    keeps = [chain[-1].keeps for name, chain in chains.items() if name != "readout"]
+    sizes = folded.widths or (d.scalars,) * (d.layers + 1)
 
-    def result(k: int) -> tuple[Part, ...]:
-        weights = (Part("env", 0, d.NE, d.NE, block=k),) * (k < d.layers) + (Part("w", 0, d.NW, d.NW),) * (k == 0)
-        return (d.scalar_part(k, rounded=features[k]), *weights)
+    def weights(k: int, environment: str, tensor: str, block: int) -> tuple[Part, ...]:
+        of_layer = (Part(environment, 0, d.NE, d.NE, block=block),) * (k < d.layers)
+        return (*of_layer, *(Part(tensor, 0, d.NW, d.NW),) * (k == 0))
 
-    def result_gradient(k: int) -> tuple[Part, ...]:
-        weights = (Part("denv", 0, d.NE, d.NE),) * (k < d.layers) + (Part("dw", 0, d.NW, d.NW),) * (k == 0)
-        return (d.scalar_part(k, "dx"), *weights)
-
-    def result_spans(k: int) -> tuple[Span, ...]:
-        environment = (d.channel_span(d.SP, d.environment_slots),) * (k < d.layers)
-        tensor = (d.channel_span(d.SP + d.NE, d.tensor_slots),) * (k == 0)
-        return (Span(0, d.scalars), *environment, *tensor)
+    def ends_of(k: int) -> dict[str, Any]:
+        """Of the MLP that gives s_k and weights: as one result, or where s_k is what is kept, all or besides."""
+        made, gradient = d.scalar_part(k, rounded=features[k]), d.scalar_part(k, "dx")
+        more, more_gradients = weights(k, "env", "w", k), weights(k, "denv", "dw", 0)
+        start = 0 if keeps[k] else made.width
+        spans = (d.channel_span(start, d.environment_slots),) * (k < d.layers)
+        spans += (d.channel_span(start + d.NE, d.tensor_slots),) * (k == 0)
+        if keeps[k] and more:
+            found = {"outputs": more, "output_gradients": more_gradients, "output_spans": spans}
+            return {**found, "kept": (made,), "kept_gradients": (gradient,)}
+        return {
+            "outputs": (made, *more),
+            "output_gradients": (gradient, *more_gradients),
+            "output_spans": (Span(0, sizes[k]), *spans),
+        }
 
     def scalars(last: int, buffer: str = "x", added: bool = False) -> tuple[Part, ...]:
         """s_0 .. s_last; the gradient of the last of them is complete with what is written here."""
@@ -168,27 +188,27 @@ def mlp_chains(dimensions: Dimensions, folded: Folded, activations: Mapping[str,
         places = range(last + 1)
         return tuple(d.scalar_part(k, buffer, added=added, rounded=rounds and k == last) for k in places)
 
+    def scalar_spans(start: int, last: int) -> tuple[Span, ...]:
+        return tuple(Span(start + sum(d.places[:k]), sizes[k]) for k in range(last + 1))
+
     found = []
     for shape in bare:
         ends: dict[str, Any]
         if shape.is_embedding:
-            ends = {"outputs": result(0), "output_gradients": result_gradient(0), "output_spans": result_spans(0)}
+            ends = ends_of(0)
         elif shape.name == "readout":
             ends = {
                 "inputs": scalars(d.layers),
                 "input_gradients": scalars(d.layers, "dx"),
-                "input_spans": tuple(Span(k * d.SP, d.scalars) for k in range(d.layers + 1)),
+                "input_spans": scalar_spans(0, d.layers),
                 "rounded_inputs": all(features),
             }
         else:
             k = int(shape.name.removeprefix("latent_"))
-            ends = {
+            ends = ends_of(k + 1) | {
                 "inputs": (d.invariant_part(), *scalars(k)),
-                "outputs": result(k + 1),
                 "input_gradients": (d.invariant_part(buffer="dx"), *scalars(k, "dx", added=True)),
-                "output_gradients": result_gradient(k + 1),
-                "input_spans": (*(Span(d.UP + n * d.SP, d.scalars) for n in range(k + 1)), Span(0, d.channels)),
-                "output_spans": result_spans(k + 1),
+                "input_spans": (*scalar_spans(d.UP, k), Span(0, d.channels)),
                 "rounded_inputs": all(features[: k + 1]),
             }
         found.append(with_ends(d, shape, **ends))
@@ -197,14 +217,18 @@ def mlp_chains(dimensions: Dimensions, folded: Folded, activations: Mapping[str,
 
 def mlp_shape(name: str, chain: Chain, activation: str) -> MlpShape:
     """An MLP by itself, without where its features come from and go to."""
+    keeps = bool(chain) and chain[-1].keeps
+    if keeps and not chain[-1].cost:
+        chain = chain[:-1]
     sizes = [linear.matrix.shape[-1] for linear in chain]
-    assert name == "readout" or not chain[-1].activated, f"{name} ends in an activation"
+    assert name == "readout" or keeps or not chain[-1].activated, f"{name} ends in an activation"
     return MlpShape(
         name=name,
         sizes=(*(linear.matrix.shape[-2] for linear in chain[:1]), *sizes),
         padded=(0, *map(eights, sizes)),
         activations=tuple(activation if linear.activated else "identity" for linear in chain),
         large=tuple(linear.matrix.ndim == 2 and min(linear.matrix.shape) >= LEAST_WIDTH for linear in chain),
+        keeps=keeps,
     )
 
 
@@ -226,7 +250,8 @@ def fits_shared_memory(shape: MlpShape) -> bool:
     """
     if shape.name == "readout":
         return all(width <= WIDEST for width in shape.padded[1:]) and shape.padded[0] <= WIDEST_INPUT
-    return all(width <= WIDEST for width in shape.padded[1:-1])
+    hidden = shape.padded[1:] if shape.ends_activated else shape.padded[1:-1]
+    return all(width <= WIDEST for width in hidden)
 
 
 def fused_widths(shapes: tuple[MlpShape, ...]) -> bool:
@@ -288,13 +313,18 @@ def mlp_rounding(shapes: tuple[MlpShape, ...], fused: bool) -> Rounding:
     """What is rounded when written; fused: `fused_widths`. If not, s_k is rounded if any of its readers wants it so."""
     embedding, *latents, readout = shapes
     reads = [latent.large[0] for latent in latents]
-    last = [bool(chain.large[-1]) for chain in (embedding, *latents)]  # products whose transposes read gradients
+    # Products whose transposes read gradients; those by what is kept come through an activation first.
+    last = [bool(chain.large[-1]) for chain in (embedding, *latents)]
+    whole = [large and not chain.keeps for large, chain in zip(last, (embedding, *latents), strict=True)]
     readers = [[*reads[k:], bool(readout.large) and readout.large[0]] for k in range(len(latents) + 1)]
+    for own, large, chain in zip(readers, last, (embedding, *latents), strict=True):
+        if not fused and chain.keeps and not chain.ends_activated:
+            own.append(large)  # its own last product reads them from the same place
     together = all if fused else any
     return Rounding(
         features=tuple(together(which) for which in readers),
         invariants=tuple(reads),
-        gradients=tuple(last),
+        gradients=tuple(whole),
         environments=tuple(last[:-1]),
         tensor=last[0],
     )

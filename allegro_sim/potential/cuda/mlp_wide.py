@@ -81,30 +81,42 @@ class WideMlp:
             last = n == products - 1
             is_result = last and shape.name != "readout"
             targets = joined(shape.outputs) if is_result else (self._made(n),)
+            if last and shape.ends_activated:
+                targets = (self._made(n),)
             if n in shape.dense:
                 steps += self._products(n, False, features, targets)
-            if last:
+            if last and not shape.ends_activated:
                 steps += self._round_parts("forward_result", shape.outputs) if is_result else [self._energies(n)]
             elif n not in shape.dense:
                 steps.append(self._two_body())
             else:
                 steps += self._activate(n)
-            features = (self._hidden(n, n + 1),)
+            features = (self._features(n),)
         return steps
 
+    def _features(self, n: int) -> Part:
+        """Where the features behind product n and its activation go."""
+        shape, products = self._shape, len(self._shape.activations)
+        if shape.kept and n == products - 2:
+            return shape.kept[0]
+        if shape.ends_activated and n == products - 1:
+            return shape.outputs[0]
+        return self._hidden(n, n + 1)
+
     def _two_body(self) -> MlpKernel:
+        features = self._features(0)
         call = (
-            f"wide_two_body<{self._template(0, 1)}, {self._separable}>"
-            f"(hidden_0, {self._kept(0)}, basis + first_row, pairs + first_row, two_body, capacity);"
+            f"wide_two_body<{self._template(0)}, {self._separable}>"
+            f"({_place(features)}, {self._kept(0)}, basis + first_row, pairs + first_row, two_body, capacity);"
         )
-        outputs = ("hidden_0", *self._before(0))
+        outputs = (features.buffer, *self._before(0))
         return self._kernel("forward_0", outputs, ("basis", "pairs", "two_body", "capacity"), call)
 
     def _activate(self, n: int) -> list[MlpKernel]:
-        hidden = f"hidden_{n % 2}"
         if before := self._before(n):
-            call = f"wide_activate<{self._template(n, n + 1)}>({hidden}, {self._kept(n)});"
-            return [self._kernel(f"forward_{n}", (hidden,), before, call)]
+            features = self._features(n)
+            call = f"wide_activate<{self._template(n)}>({_place(features)}, {self._kept(n)});"
+            return [self._kernel(f"forward_{n}", (features.buffer,), before, call)]
         return self._round(f"forward_{n}", self._hidden(n, n + 1)) if self._large(n + 1) else []
 
     def _energies(self, n: int) -> MlpKernel:
@@ -122,15 +134,22 @@ class WideMlp:
         if shape.name == "readout":
             gradients = (self._hidden(0, len(shape.activations)),)
             steps.append(self._seeds())
+        elif shape.ends_activated:
+            n = len(shape.activations) - 1
+            steps += self._multiply(0, n, gradients[0])
+            gradients = (self._hidden(0, n + 1),)
         for m, n in enumerate(reversed(shape.dense)):
             is_input = n == 0
             targets = joined(shape.input_gradients) if is_input else (self._hidden(m + 1, n),)
+            if m == 0 and shape.kept:  # what other readers have left is there
+                targets = (replace(shape.kept_gradients[0], added=True),)
             steps += self._products(n, True, gradients, targets)
             if not is_input and n > shape.dense.start:
-                steps += self._multiply(m + 1, n - 1)
+                steps += self._multiply(m + 1, n - 1, targets[0])
+                targets = (self._hidden(m + 1, n),)
             gradients = targets
         if shape.is_embedding:
-            steps.append(self._radial_slope(gradients[0].buffer))
+            steps.append(self._radial_slope(gradients[0]))
         else:
             steps += self._round_parts("backward_result", shape.input_gradients)
         return steps
@@ -141,23 +160,24 @@ class WideMlp:
         call = f"wide_seeds{arguments}(hidden_0, {self._kept(n)}, seeds, pairs + first_row);"
         return self._kernel("backward_seeds", ("hidden_0",), (*self._before(n), "seeds", "pairs"), call)
 
-    def _multiply(self, turn: int, n: int) -> list[MlpKernel]:
-        """The gradient after the activation of product n, in a hidden buffer, becomes the one before it."""
-        hidden = f"hidden_{turn % 2}"
+    def _multiply(self, turn: int, n: int, gradient: Part) -> list[MlpKernel]:
+        """The gradient after the activation of product n becomes the one before it, in a hidden buffer."""
+        hidden, width = f"hidden_{turn % 2}", self._shape.padded[n + 1]
         if before := self._before(n):
-            arguments = f"<{_ROWS}, {self._shape.padded[n + 1]}, {self._function(n)}, {_flag(self._large(n))}>"
-            call = f"wide_multiply{arguments}({hidden}, {self._kept(n)});"
-            return [self._kernel(f"backward_{n}", (hidden,), before, call)]
+            arguments = f"<{_ROWS}, {width}, {gradient.stride}, {self._function(n)}, {_flag(self._large(n))}>"
+            call = f"wide_multiply{arguments}({hidden}, {_place(gradient)}, {self._kept(n)});"
+            read = () if gradient.buffer == hidden else (gradient.buffer,)
+            return [self._kernel(f"backward_{n}", (hidden,), (*read, *before), call)]
         return self._round(f"backward_{n}", self._hidden(turn, n + 1)) if self._large(n) else []
 
-    def _radial_slope(self, gradient: str) -> MlpKernel:
+    def _radial_slope(self, gradient: Part) -> MlpKernel:
         inputs = ("basis_slopes", "pairs", "two_body", "capacity")
         call = (
-            f"wide_radial_slope<{_ROWS}, {self._shape.padded[1]}, {self._function(0)}, {self._separable}>"
-            f"(radial_slope + first_row, {gradient}, {self._kept(0)}, basis_slopes + first_row, pairs + first_row, "
-            "two_body, capacity);"
+            f"wide_radial_slope<{_ROWS}, {self._shape.padded[1]}, {gradient.stride}, {self._function(0)}, "
+            f"{self._separable}>(radial_slope + first_row, {_place(gradient)}, {self._kept(0)}, "
+            "basis_slopes + first_row, pairs + first_row, two_body, capacity);"
         )
-        return self._kernel("backward_0", ("radial_slope",), (gradient, *self._before(0), *inputs), call)
+        return self._kernel("backward_0", ("radial_slope",), (gradient.buffer, *self._before(0), *inputs), call)
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
@@ -192,10 +212,11 @@ class WideMlp:
         """Whether product n takes TF32 numbers."""
         return self._mixed and self._shape.large[n]
 
-    def _template(self, n: int, following: int) -> str:
+    def _template(self, n: int) -> str:
         """Template arguments of what makes the features after product n."""
-        shape = self._shape
-        return f"{_ROWS}, {shape.padded[n + 1]}, {self._function(n)}, {_flag(self._large(following))}"
+        features = self._features(n)
+        rounds = self._mixed and features.rounded if features.buffer not in HIDDEN else self._large(n + 1)
+        return f"{_ROWS}, {self._shape.padded[n + 1]}, {features.stride}, {self._function(n)}, {_flag(rounds)}"
 
     def _products(
         self, n: int, transposed: bool, sources: tuple[Part, ...], targets: tuple[Part, ...]
@@ -234,8 +255,7 @@ class WideMlp:
     def _round(self, name: str, part: Part) -> list[MlpKernel]:
         if not self._mixed:
             return []
-        place = part.buffer if part.buffer in HIDDEN else _shifted(part.buffer, part.stride)
-        call = f"wide_round<{_ROWS}, {part.stride}, {part.offset}, {part.width}>({place});"
+        call = f"wide_round<{_ROWS}, {part.stride}, {part.width}>({_place(part)});"
         return [self._kernel(name, (part.buffer,), (), call)]
 
     def _kernel(self, name: str, outputs: tuple[str, ...], inputs: tuple[str, ...], call: str) -> MlpKernel:
@@ -249,6 +269,12 @@ class WideMlp:
             inputs=(*inputs, "first_row"),
             body=f"  {call}\n",
         )
+
+
+def _place(part: Part) -> str:
+    """C++: where a part of a block's rows begins; hidden features are of one block after the other."""
+    place = part.buffer if part.buffer in HIDDEN else _shifted(part.buffer, part.stride)
+    return f"{place} + {part.offset}" if part.offset else place
 
 
 def _shifted(buffer: str, columns: int) -> str:

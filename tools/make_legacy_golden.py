@@ -45,9 +45,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "parity": "o3_restricted", "num_layers": 3, "env_embed_multiplicity": 3, "r_max": 4.5,
         "per_layer_cutoffs": [4.5, 4.5, 3.9, 3.2], "PolynomialCutoff_p": 5,
     }),
+    "replaced_layer_cutoffs": ("0.2", {
+        "l_max": 1, "num_layers": 3, "env_embed_multiplicity": 3, "r_max": 4.5, "latent_resnet": False,
+        "per_layer_cutoffs": [4.4, 4.4, 3.7, 3.1],
+    }),
     "environment_linear": ("0.2", {
         "parity": "o3_restricted", "num_layers": 3, "env_embed_multiplicity": 3, "type_names": ["O", "H", "C"],
         "linear_after_env_embed": True, "normalize_basis": False, "BesselBasis_trainable": False,
+    }),
+    "integral_harmonics": ("0.2", {
+        "env_embed_multiplicity": 2, "edge_sh_normalization": "integral", "env_embed_mlp_latent_dimensions": [8],
+        "env_embed_mlp_nonlinearity": "silu", "parity": "o3_restricted",
     }),
     "so3_replaced": ("0.2", {
         "l_max": 3, "parity": "so3", "env_embed_multiplicity": 2, "latent_resnet": False,
@@ -116,6 +124,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "original_basis_unshifted": ("0.3", {
         "num_layers": 1, "l_max": 1, "num_tensor_features": 2, "tensors_mixing_mode": "uuup", "type_names": ["Si"],
         "use_original_normalized_basis": True,
+    }),
+    "original_basis_pair_cutoffs": ("0.3", {
+        "num_tensor_features": 2, "tensors_mixing_mode": "p", "use_original_normalized_basis": True, "num_basis": 5,
+        "per_edge_type_cutoff": {"H": {"H": 3.0, "O": 3.5}, "O": 4.0}, "edge_sh_normalization": "norm",
+        "weight_individual_irreps": False,
     }),
     "one_layer": ("0.3", {
         "num_layers": 1, "type_names": ["Si"], "num_tensor_features": 4, "tensors_mixing_mode": "uvvp",

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from allegro_sim.model.description import Layer
 from allegro_sim.potential.cuda.center_header import ROW_BLOCK, lanes_of_center
 from allegro_sim.potential.cuda.couplings import left_rows, path_entries, product_rows
+from allegro_sim.potential.cuda.mlp_legacy import updates_before
 from allegro_sim.tools.roofline_mlps import mlp_works
 from allegro_sim.tools.roofline_shapes import KernelWork, Shape, Work, make_work
 
@@ -49,7 +50,8 @@ def _latent_gates(shape: Shape) -> list[KernelWork]:
     cutoff = shape.model.latent_cutoff
     if cutoff is None:
         return []
-    gates = len(set(cutoff.radii.tolist())) + len({cutoff.radii[k] for k in _inside_layers(shape)})
+    kept = {cutoff.radii[k] for k in range(shape.layers + 1) if shape.model.keeps_scalars(k)}
+    gates = len(set(cutoff.radii.tolist())) + len({cutoff.radii[k] for k in _inside_layers(shape)}) + len(kept)
     written = {name: float(gates * shape.real) for name in ("gates", "gate_slopes")}
     return [KernelWork("latent_gates", make_work({"vectors": 24.0}, written, double=_GATE * gates), Work())]
 
@@ -59,13 +61,15 @@ def _update(shape: Shape, k: int, forward: bool) -> list[KernelWork]:
     if not shape.apart:
         return []
     row = float(shape.scalar_places[0] * real)
-    gate = {"gates": float(real)} if model.latent_cutoff is not None else {}
+    kept = model.keeps_scalars(k)
+    gate = {"gates": float(real * (1 + kept))} if model.latent_cutoff is not None else {}
     width = shape.scalar_places[0]
     if forward:
-        adds = {"x": row} if k > 0 and model.latent_update == "residual" else {}
-        edge = make_work({f"latent_{k}": row, **adds, **gate}, {"x": row}, plain=2.0 * width)
+        adds = {"x": row} if updates_before(model, k) else {}
+        edge = make_work({f"latent_{k}": row, **adds, **gate}, {"x": row}, plain=(2.0 + kept) * width)
         return [KernelWork(f"update_{k}_forward", edge, Work())]
-    edge = make_work({"dx": row, **gate}, {"dlatent": row}, plain=float(width))
+    again = {"dx": row} if kept else {}
+    edge = make_work({"dx": row, **gate}, {"dlatent": row, **again}, plain=(1.0 + kept) * width)
     found = [KernelWork(f"update_{k}_backward", edge, Work())]
     if gate:
         read = {"dx": row, f"latent_{k}": row, "gate_slopes": float(real)}

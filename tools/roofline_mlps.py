@@ -72,7 +72,8 @@ def _overwritten(shape: Shape, mlp: str) -> int:
         return 0
     if shape.model.is_legacy:
         last = int(number) == shape.layers - 1
-        if shape.model.latent_update == "replace" or (shape.collects and last):
+        alone = shape.model.latent_update == "replace" and not shape.model.keeps_scalars(int(number) + 1)
+        if alone or (shape.collects and last):
             return total
         return shape.model.layers[int(number)].num_invariants * shape.up
     return shape.up

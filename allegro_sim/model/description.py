@@ -33,7 +33,8 @@ from allegro_sim.model.irreps import Irrep, Path, harmonic_irreps, total_dim
 ACTIVATIONS = ("identity", "silu", "mish", "gelu", "ssp", "tanh", "sigmoid", "softplus")
 LATENT_UPDATES = ("concatenate", "residual", "replace")
 """How s_{k+1} follows from n = u_{k+1} MLP_k(...). concatenate: s_{k+1} = n, and later MLPs take s_0 .. s_{k+1} all;
-residual: s_{k+1} = latent_factors[k,0] s_k + latent_factors[k,1] n; replace: s_{k+1} = n; these two take the last s."""
+residual: s_{k+1} = latent_factors[k,0] s_k + latent_factors[k,1] n; replace: s_{k+1} = n, but an edge from radii[k+1]
+of the latent cutoff on keeps s_k. These two take the last s."""
 
 JUMPING_ACTIVATIONS = ("sigmoid", "softplus")
 """f(0) != 0: the energy jumps where an edge crosses its cutoff (upstream's models do the same)."""
@@ -198,6 +199,15 @@ class AllegroModel:
             return tuple((k,) for k in range(self.num_layers + 1))
         into_latents = [tuple(range(k + 1)) for k in range(self.num_layers)]
         return (*into_latents, (self.num_layers,) if self.is_legacy else tuple(range(self.num_layers + 1)))
+
+    def keeps_scalars(self, k: int) -> bool:
+        """Whether there may be edges beyond the radius of latent MLP k, which then have s_k = s_{k-1}."""
+        return (
+            self.latent_update == "replace"
+            and self.latent_cutoff is not None
+            and k > 0
+            and bool(self.latent_cutoff.radii[k] < self.reaches.max())
+        )
 
     @property
     def harmonics(self) -> tuple[Irrep, ...]:

@@ -89,6 +89,8 @@ def _update_forward(model: AllegroModel, trace: LegacyTrace, k: int, latent: np.
     if model.latent_factors is not None and k > 0:
         old, new = model.latent_factors[k - 1]
         latent = old * trace.scalars[k - 1] + new * latent
+    if model.keeps_scalars(k):
+        latent = np.where(_within(model, trace, k)[:, None], latent, trace.scalars[k - 1])
     trace.scalars.append(latent)
 
 
@@ -97,11 +99,16 @@ def _pair_scales(model: AllegroModel) -> np.ndarray:
     return np.ones(model.num_types) if model.pair_scales is None else model.pair_scales
 
 
+def _within(model: AllegroModel, trace: LegacyTrace, k: int) -> np.ndarray:
+    """Whether edges are closer than the radius of latent MLP k: (Z,)."""
+    if model.latent_cutoff is None:
+        return np.ones(len(trace.lengths), bool)
+    return trace.lengths < model.latent_cutoff.radii[k]
+
+
 def _active(model: AllegroModel, trace: LegacyTrace, k: int) -> np.ndarray:
     """1 for edges that are part of the environment of layer k, else 0: (Z,)."""
-    if model.latent_cutoff is None:
-        return np.ones_like(trace.lengths)
-    return (trace.lengths < model.latent_cutoff.radii[k]).astype(np.float64)
+    return _within(model, trace, k).astype(np.float64)
 
 
 def _environment_forward(model: AllegroModel, trace: LegacyTrace, k: int) -> None:
@@ -186,6 +193,8 @@ def _update_backward(
         old, new = model.latent_factors[k - 1]
         grad_scalars[k - 1] = grad_scalars[k - 1] + old * grad
         grad = new * grad
+    if model.keeps_scalars(k):  # the gate of such an edge, and its slope, are 0
+        grad_scalars[k - 1] = grad_scalars[k - 1] + np.where(_within(model, trace, k)[:, None], 0.0, grad)
     if model.latent_cutoff is None:
         return grad, grad_lengths
     grad_u = (grad * trace.latents[k]).sum(axis=1)

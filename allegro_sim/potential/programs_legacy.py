@@ -2,7 +2,9 @@
 
 Scalar features. "concatenate": s_0 .. s_L each have their place. Else one place holds the last of them: a latent MLP's
 output, times the factor of the edge, is added to it ("residual", see `Folded`) or takes its place ("replace"), and its
-gradient is passed on in the same place. What an MLP gave before its factor is kept for the factor's slope.
+gradient is passed on in the same place. Where edges beyond a cutoff keep the features of before ("replace"), these are
+multiplied by 0 or 1 first, and the output is added to them. What an MLP gave before its factor is kept for the
+factor's slope.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from allegro_sim.kernels.cpu import network as steps
-from allegro_sim.kernels.cpu.radial import COSINE, INSIDE, POLYNOMIAL, SCALED, UNITY
+from allegro_sim.kernels.cpu.radial import COSINE, INSIDE, OUTSIDE, POLYNOMIAL, SCALED, UNITY
 from allegro_sim.kernels.cpu.simd import pad
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.model.irreps import total_dim
@@ -107,7 +109,7 @@ class LegacyProgramBuilder(Programs):
         count = model.layers[k].num_invariants
         taken = model.latent_inputs[k]
         # The readout sets the gradient of s_L alone; the last latent MLP that of the features before it.
-        first = k == model.num_layers - 1 if self._collect else model.latent_update == "replace"
+        first = k == model.num_layers - 1 if self._collect else self._overwrites(k + 1)
         inputs = [*(self._scalar_block(n) for n in taken), self._channel_block("invariants", count)]
         input_gradients = [
             *((self._scalar_block(n, gradient=True), not first) for n in taken),
@@ -118,15 +120,24 @@ class LegacyProgramBuilder(Programs):
             self.folded.latents[k], f"latent {k}", activation, inputs, outputs, input_gradients, gradients
         )
 
+    def _overwrites(self, k: int) -> bool:
+        """Whether s_k takes the place of s_{k-1} on all edges."""
+        return self.model.latent_update == "replace" and not self.model.keeps_scalars(k)
+
     def _gate(self, k: int, forward: list, backward: list) -> None:
         """Adds the steps between latent MLP k's output and s_k."""
         scalars, gradient = self._scalar_block(k), self._scalar_block(k, gradient=True)
         given = Block(f"latent {k}", 0, scalars.places, scalars.width)
         taken = Block("latent gradient", 0, scalars.places, scalars.width)
-        adds = int(k > 0 and self.model.latent_update == "residual")
+        adds = int(k > 0 and not self._overwrites(k))
         others = {"width": scalars.width, "inner": self._gates[k]}
         forward.append(self._step(steps.GATE, scalars, given, flag=adds, **others))
         backward.insert(0, self._step(steps.GATE, taken, gradient, **others))
+        cutoff = self.model.latent_cutoff
+        if cutoff is not None and self.model.keeps_scalars(k):
+            row = self._factor_row(OUTSIDE, float(cutoff.radii[k]))
+            forward.insert(-1, self._scale(scalars, row))
+            backward.insert(1, self._scale(gradient, row))
         if self.model.latent_cutoff is not None:
             begun = int(k < self.model.num_layers)
             backward.insert(0, self._step(steps.GATE_SLOPE, given, gradient, flag=begun, **others))

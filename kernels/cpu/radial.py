@@ -13,7 +13,7 @@ from .inner import inner_kernel
 
 BESSEL, SPLINE, PAIR_BESSEL = range(3)
 NO_PAIRS, ZBL, LENNARD_JONES = range(3)
-POLYNOMIAL, COSINE, INSIDE, SCALED, UNITY = range(5)
+POLYNOMIAL, COSINE, INSIDE, OUTSIDE, SCALED, UNITY = range(6)
 
 
 @inner_kernel
@@ -90,7 +90,7 @@ def edge_factors(factors, slopes, scratch, kinds, parameters, edge_scales, pairs
     """Factors of edges and their derivatives by x, row n of kind kinds[n] (overwrites). (r, c) = parameters[n].
 
     POLYNOMIAL: u_c(d / r), see `polynomial_cutoff`; COSINE: (1 + cos(pi (d/r - c) / (1 - c))) / 2 between c r and r, 1
-    before; INSIDE: 1 where d < r, else 0; SCALED: edge_scales of the pair of types; UNITY: 1.
+    before; INSIDE: 1 where d < r, else 0; OUTSIDE: 0 there, else 1; SCALED: edge_scales of the pair of types; UNITY: 1.
     factors: float (rows, >= count); slopes: float64 (rows, >= count); scratch: float64 (>= 3, >= count); edge_scales
     (nt * nt,), lengths, inverse_cutoffs: float64; pairs: int64.
     """
@@ -114,6 +114,8 @@ def edge_factors(factors, slopes, scratch, kinds, parameters, edge_scales, pairs
                 slopes[n, z] = 0.0
                 if kind == INSIDE:
                     factors[n, z] = 1.0 if lengths[z] < radius else 0.0
+                elif kind == OUTSIDE:
+                    factors[n, z] = 0.0 if lengths[z] < radius else 1.0
                 elif kind == SCALED:
                     factors[n, z] = edge_scales[pairs[z]]
                 else:

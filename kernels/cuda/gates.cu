@@ -3,10 +3,10 @@
 #include "radial.cuh"
 #include "wide.cu"
 
-enum Gate { POLYNOMIAL_GATE, COSINE_GATE, INSIDE_GATE };
+enum Gate { POLYNOMIAL_GATE, COSINE_GATE, INSIDE_GATE, OUTSIDE_GATE };
 
 // A factor and its slope by d. POLYNOMIAL: u_p(d / r); COSINE: (1 + cos(pi (d/r - c) / (1 - c))) / 2 between c r and r, 1
-// before; INSIDE: 1 where d < r, else 0. parameter: p or c.
+// before; INSIDE: 1 where d < r, else 0; OUTSIDE: 0 there, else 1. parameter: p or c.
 template <int KIND> DEVICE void gate_of_length(
     REAL* __restrict__ gate, REAL* __restrict__ gate_slope, double d, double radius, double parameter) {
   double value, slope;
@@ -20,7 +20,7 @@ template <int KIND> DEVICE void gate_of_length(
     value = 0.5 * (1.0 + cosine);
     slope = -0.5 * PI * sine / ((1.0 - parameter) * radius);
   } else {
-    value = d < radius ? 1.0 : 0.0;
+    value = (d < radius) == (KIND == INSIDE_GATE) ? 1.0 : 0.0;
     slope = 0.0;
   }
   *gate = (REAL)value;
@@ -33,7 +33,8 @@ DEVICE double length_of_edge(const double* __restrict__ vectors, int z, int capa
 }
 
 // Columns FIRST .. FIRST + WIDTH of x <- or += gate * latent, rounded as operands if ROUND. GATE: row of gates, or -1.
-template <int ROWS, int WIDTH, int FIRST, int GATE, bool ADD, bool ROUND>
+// KEEP: row of a gate of 0 or 1 on what stands in x, if ADD, or -1.
+template <int ROWS, int WIDTH, int FIRST, int GATE, int KEEP, bool ADD, bool ROUND>
 DEVICE void update_scalars(REAL* x, const REAL* latent, const REAL* gates, int capacity) {
   for_each_piece<ROWS, WIDTH>([&](int z, int column) {
     REAL value[REALS_16], before[REALS_16];
@@ -41,8 +42,10 @@ DEVICE void update_scalars(REAL* x, const REAL* latent, const REAL* gates, int c
     load_wide(value, row_of(latent, z, WIDTH) + column);
     if constexpr (ADD) load_wide(before, place);
     const REAL gate = GATE < 0 ? REAL(1) : gates[(long long)(GATE < 0 ? 0 : GATE) * capacity + z];
+    const REAL keep = KEEP < 0 ? REAL(1) : gates[(long long)(KEEP < 0 ? 0 : KEEP) * capacity + z];
 #pragma unroll
     for (int n = 0; n < REALS_16; ++n) {
+      if constexpr (ADD && KEEP >= 0) before[n] *= keep;
       value[n] = ADD ? multiply_add(gate, value[n], before[n]) : gate * value[n];
       if constexpr (ROUND) value[n] = round_operand(value[n]);
     }
@@ -50,12 +53,21 @@ DEVICE void update_scalars(REAL* x, const REAL* latent, const REAL* gates, int c
   });
 }
 
-// dlatent <- gate * dx's columns FIRST .., rounded as operands if ROUND (overwrites).
-template <int ROWS, int WIDTH, int FIRST, int GATE, bool ROUND>
-DEVICE void update_gradients(REAL* dlatent, const REAL* dx, const REAL* gates, int capacity) {
+// dlatent <- gate * dx's columns FIRST .., rounded as operands if ROUND (overwrites). KEEP: row of a gate on those
+// columns themselves (scaled: dx), or -1.
+template <int ROWS, int WIDTH, int FIRST, int GATE, int KEEP, bool ROUND>
+DEVICE void update_gradients(
+    REAL* dlatent, const REAL* dx, REAL* scaled, const REAL* gates, int capacity) {
   for_each_piece<ROWS, WIDTH>([&](int z, int column) {
     REAL value[REALS_16];
     load_wide(value, row_of(dx, z, LDX) + FIRST + column);
+    if constexpr (KEEP >= 0) {
+      const REAL keep = gates[(long long)KEEP * capacity + z];
+      REAL kept[REALS_16];
+#pragma unroll
+      for (int n = 0; n < REALS_16; ++n) kept[n] = keep * value[n];
+      store_wide(row_of(scaled, z, LDX) + FIRST + column, kept);
+    }
     const REAL gate = GATE < 0 ? REAL(1) : gates[(long long)(GATE < 0 ? 0 : GATE) * capacity + z];
 #pragma unroll
     for (int n = 0; n < REALS_16; ++n) {

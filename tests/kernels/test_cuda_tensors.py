@@ -244,7 +244,7 @@ def test_gates_and_their_slopes_are_those_of_the_reference(precision):
     }
     macros |= {"CUTOFF_EXPONENT": 6.0, "WHOLE_FREQUENCIES": 0}
     gates = [("POLYNOMIAL_GATE", 3.5, 6.0), ("POLYNOMIAL_GATE", 4.0, 2.5), ("COSINE_GATE", 3.7, 0.8)]
-    gates.append(("INSIDE_GATE", 3.5, 0.0))
+    gates += [("INSIDE_GATE", 3.5, 0.0), ("OUTSIDE_GATE", 3.5, 0.0)]
     lines = "".join(
         f"  gate_of_length<{kind}>(gates + {n} * capacity + z, slopes + {n} * capacity + z, d[z], {radius}, {p});\n"
         for n, (kind, radius, p) in enumerate(gates)
@@ -260,8 +260,8 @@ def test_gates_and_their_slopes_are_those_of_the_reference(precision):
     values, slopes = (np.full((len(gates), len(lengths)), np.nan, real) for _ in range(2))
     CpuModule(source).launch("kernel", (2,), (128,), (values, slopes, lengths, np.int32(len(lengths))))
     for n, (kind, radius, parameter) in enumerate(gates):
-        if kind == "INSIDE_GATE":
-            assert np.array_equal(values[n], lengths < radius)
+        if kind in ("INSIDE_GATE", "OUTSIDE_GATE"):
+            assert np.array_equal(values[n], (lengths < radius) == (kind == "INSIDE_GATE"))
             assert not slopes[n].any()
             continue
         name = "polynomial" if kind == "POLYNOMIAL_GATE" else "cosine"

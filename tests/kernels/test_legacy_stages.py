@@ -41,9 +41,9 @@ def test_factors_of_edges(dtype):
     padded[:COUNT] = lengths
     pairs = rng.integers(0, 4, LENGTH)
     scales = rng.uniform(0.5, 2.0, 4)
-    kinds = np.array([radial.POLYNOMIAL, radial.COSINE, radial.INSIDE, radial.SCALED, radial.UNITY])
-    parameters = np.array([[4.0, 5.0], [3.5, 0.7], [3.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
-    factors, slopes = np.full((5, LENGTH), np.nan, dtype), np.full((5, LENGTH), np.nan)
+    kinds = np.array([radial.POLYNOMIAL, radial.COSINE, radial.INSIDE, radial.SCALED, radial.UNITY, radial.OUTSIDE])
+    parameters = np.array([[4.0, 5.0], [3.5, 0.7], [3.0, 0.0], [1.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
+    factors, slopes = np.full((6, LENGTH), np.nan, dtype), np.full((6, LENGTH), np.nan)
     inverse = np.full(LENGTH, 1.0 / 4.5)
     _factors(factors, slopes, np.empty((3, LENGTH)), kinds, parameters, scales, pairs, padded, inverse, COUNT)
     # float32 results are rounded once; in float64 powers by exp and log carry some ten roundings.
@@ -56,6 +56,7 @@ def test_factors_of_edges(dtype):
     assert np.array_equal(factors[2, :COUNT], lengths < 3.0)
     assert np.array_equal(factors[3, :COUNT], scales[pairs[:COUNT]].astype(dtype))
     assert (factors[4, :COUNT] == 1.0).all()
+    assert np.array_equal(factors[5, :COUNT], lengths >= 3.0)
     assert not slopes[2:, :COUNT].any()
     assert np.isnan(factors[:, COUNT:]).all()
 

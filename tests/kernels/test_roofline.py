@@ -69,6 +69,7 @@ CASES = {
     "mixing after": "three_layer_cutoffs",
     "mixing before": "uvvp_collected_so3",
     "environment": "environment_linear",
+    "kept features": "replaced_layer_cutoffs",
     "wide legacy": dict(channels=8, two_body=(16, 24, 264), latent=(264, 264), edge_energy=16, l_max=1),
 }
 
@@ -82,9 +83,11 @@ def model_of(case: str) -> AllegroModel:
     return replace(water_model(**options), scatter_features=case == "scatter features")
 
 
+SLOW = ("scatter features", "kept features")
+
+
 @pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "scatter features")) for name in CASES],
+    scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES]
 )
 def counted(request, repository: Path) -> Counted:
     precision = "double" if request.param == "double" else "mixed"

@@ -47,7 +47,7 @@ def _import(name: str, changes: dict, tensors: dict | None = None, drop: str = "
         ("five_layers", {"model_builders": ["allegro.model.Allegro", "MyTerm"]}, "MyTerm"),
         ("five_layers", {"r_max": 3.9}, "per_layer_cutoffs does not hold"),
         ("five_layers", {"latent_mlp_latent_dimensions": [16, 8]}, "calls for"),
-        ("so3_replaced", {"per_layer_cutoffs": [4.0, 4.0, 3.0]}, "per_layer_cutoffs"),
+        ("so3_replaced", {"per_layer_cutoffs": [4.0, 4.0, 3.0]}, "per_layer_cutoffs does not hold"),
         ("zbl_02", {"pair_style": "LJ"}, "lj_sigma is missing"),
         ("zbl_02", {"pair_style": "LJ_fancy"}, r"'LJ_fancy' \(nequip\.nn\.pair_potential\.LennardJones\)"),
         ("zbl_02", {"pair_style": "Morse"}, "pair_style is 'Morse'"),
@@ -55,7 +55,12 @@ def _import(name: str, changes: dict, tensors: dict | None = None, drop: str = "
         ("zbl_02", {"units": "nano"}, "units is 'nano'"),
         ("p_l3_collected", {"tensors_mixing_mode": "uvw"}, "tensors_mixing_mode is 'uvw'"),
         ("p_l3_collected", {"use_original_normalized_basis": True}, r"radial_basis\._mean"),
-        ("pair_cutoffs_zbl", {"use_original_normalized_basis": True}, "per_edge_type_cutoff has no effect"),
+        ("five_layers", {"edge_sh_normalization": "4pi"}, "edge_sh_normalization is '4pi'; component, norm, integral"),
+        ("five_layers", {"edge_sh_normalize": False}, "edge_sh_normalize is False"),
+        ("five_layers", {"mlp_nonlinearity": None}, "unknown option config.mlp_nonlinearity"),  # of every MLP
+        ("five_layers", {"p": 4}, "unknown option config.p = 4"),  # of the polynomial cutoff
+        ("p_l3_collected", {"ProductTypeEmbedding_initial_scalar_embedding_dim": 4}, "unknown option config.Product"),
+        ("p_l3_collected", {"latent_mlp_bfloat16": True}, "latent_mlp_bfloat16"),
         ("original_basis", {**ZBL, "model_builders": PAIR_BUILDERS}, "they have none"),
         ("p_l3_collected", {"avg_num_neighbors": 0.5}, "more than 1"),
         ("pair_cutoffs_zbl", {"per_edge_type_cutoff": {"H": {"H": 3.0, "O": 4.0}, "O": 4.5}}, "_rmax_recip"),
@@ -95,9 +100,16 @@ def test_radial_functions_without_a_cutoff_function_are_told():
     assert not legacy_model("original_basis_unshifted").radial.with_constants
 
 
+def test_cutoffs_of_pairs_that_the_radial_functions_do_not_look_at_are_told():
+    model, notes = _import("original_basis_pair_cutoffs", {})
+    assert "per_edge_type_cutoff has no effect" in notes[0] and (model.cutoffs == 4.0).all()
+
+
 def test_layer_cutoffs_below_r_max_are_told():
-    _, notes = _import("cosine_layer_cutoffs", {})
-    assert "jumps" in notes[0]
+    for name in ("cosine_layer_cutoffs", "replaced_layer_cutoffs"):
+        model, notes = _import(name, {})
+        assert not notes and any("per_layer_cutoffs" in text and "jumps" in text for text in jump_warnings(model))
+    assert not jump_warnings(_import("so3_replaced", {})[0])
 
 
 def test_a_zbl_term_before_equal_scales_takes_them():

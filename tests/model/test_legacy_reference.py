@@ -14,7 +14,10 @@ from allegro_sim.tools.importing.legacy import read_legacy_model
 from allegro_sim.tools.importing.legacy_source import read_legacy
 
 # One of each way to mix channels, to update scalar features and to cut off.
-VARIED = ("cosine_layer_cutoffs", "environment_linear", "so3_replaced", "pair_cutoffs_zbl", "uvvp_collected_so3")
+VARIED = (
+    "cosine_layer_cutoffs", "replaced_layer_cutoffs", "environment_linear", "so3_replaced", "pair_cutoffs_zbl",
+    "uvvp_collected_so3",
+)  # fmt: skip
 
 
 def test_there_are_models_enough():

@@ -83,10 +83,11 @@ def test_vectors_of_the_centre_equal_tensors_on_edges(l_max, num_layers):
 
 
 # Two of the current generation, one of them with `scatter_features`; of the legacy one: channels mixed after and before
-# the product, the edge itself in and out, environments mixed, layers with cutoffs of their own, edges beyond cutoffs.
+# the product, the edge itself in and out, environments mixed, layers with cutoffs of their own (also such that
+# an edge beyond one keeps its features), edges beyond cutoffs.
 LEGACY = (
     "pair_cutoffs_zbl", "uvvp_collected_so3", "uuulin_self_edge", "environment_linear", "three_layer_cutoffs",
-    "lj_beyond_cutoffs",
+    "lj_beyond_cutoffs", "replaced_layer_cutoffs",
 )  # fmt: skip
 
 

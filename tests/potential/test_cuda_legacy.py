@@ -23,8 +23,10 @@ pytestmark = pytest.mark.simulator
 FAST_BUILD = "-O0"
 
 ALWAYS = {
-    # Mixing before the product and collected features; frequencies of pairs; cutoffs of layers, scales of pairs.
+    # Mixing before the product and collected features; frequencies of pairs; cutoffs of layers, scales of pairs;
+    # features kept beyond cutoffs.
     ("uvvp_collected_so3", "double"), ("pair_cutoffs_zbl", "single"), ("cosine_layer_cutoffs", "mixed"),
+    ("replaced_layer_cutoffs", "double"),
 }  # fmt: skip
 PRECISIONS = ("double", "single", "mixed")
 BOUND = {"double": 1e-9, "single": 1e-5, "mixed": 4e-3}
@@ -91,6 +93,7 @@ def test_other_widths_agree_with_the_reference(name, channels, scalars, precisio
         pytest.param("p_l3_collected", "single", marks=pytest.mark.slow),
         pytest.param("p_l3_collected", "mixed", marks=pytest.mark.slow),
         pytest.param("so3_replaced", "mixed", marks=pytest.mark.slow),
+        pytest.param("replaced_layer_cutoffs", "mixed", marks=pytest.mark.slow),
     ],
 )
 def test_wide_mlps_agree_with_the_reference(name, precision):
@@ -170,6 +173,7 @@ def reference_bits(name, precision):
         ("uvvp_collected_so3", "double"),
         pytest.param("environment_linear", "double", marks=pytest.mark.slow),
         pytest.param("three_layer_cutoffs", "single", marks=pytest.mark.slow),
+        pytest.param("replaced_layer_cutoffs", "mixed", marks=pytest.mark.slow),
     ],
 )
 def test_bits_do_not_depend_on_chunks_or_on_the_order_of_threads(name, precision, options):

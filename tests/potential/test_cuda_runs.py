@@ -71,7 +71,14 @@ def test_dynamics_follow_those_of_the_cpu_through_rebuilds(gpu, inputs, reposito
     assert len(table) >= 5
 
 
-@pytest.mark.parametrize("name", ["uuup_self_edge", pytest.param("three_layer_cutoffs", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "uuup_self_edge",
+        pytest.param("three_layer_cutoffs", marks=pytest.mark.slow),
+        pytest.param("replaced_layer_cutoffs", marks=pytest.mark.slow),
+    ],
+)
 def test_dynamics_of_the_legacy_generation_follow_those_of_the_cpu(gpu, inputs, repository, tmp_path, name):
     file = tmp_path / "model.h5"
     save_model(file, legacy_model(name), {}, [])

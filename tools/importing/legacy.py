@@ -31,10 +31,12 @@ from allegro_sim.tools.importing.legacy_parts import (
     parse_irreps,
     paths_into,
     read_environment_mix,
+    read_harmonic_factors,
     read_mix_out,
     read_one_hot_radial,
     read_original_radial,
     read_product_radial,
+    scale_harmonics,
 )
 from allegro_sim.tools.importing.legacy_source import LegacySource, made_of
 from allegro_sim.tools.importing.options import Options, Tensors
@@ -92,6 +94,7 @@ class _Reader:
         self.num_layers = options.take("num_layers", "integer")
         self.l_max, self.parity, self.so3 = self._angular()
         self.degrees = self.l_max + 1
+        self.harmonic_factors = read_harmonic_factors(options, self.l_max)
         self.r_max = float(options.take("r_max", "number"))
         self.exponent = float(options.take("PolynomialCutoff_p", "number", 6.0))
         self.count = self._neighbor_count()
@@ -207,7 +210,7 @@ class _Reader:
             "environment_norms": np.full(self.num_types, self.count**-0.5),
             "latent_update": "replace" if factors is None else "residual",
             "latent_factors": factors,
-            "latent_cutoff": self._latent_cutoff(smooth=factors is not None),
+            "latent_cutoff": self._latent_cutoff(),
         }
         self._expect_channel_index()
         layers = self._layers("uuulin", embed, self.degrees, narrowing=True, collect=False)
@@ -224,7 +227,7 @@ class _Reader:
         check_attribute(attributes, "radial_basis.cutoff.p", self.exponent, self.source.path)
         return radial, np.full((self.num_types, self.num_types), self.r_max), embed, layers, stages
 
-    def _latent_cutoff(self, smooth: bool) -> LatentCutoff:
+    def _latent_cutoff(self) -> LatentCutoff:
         options, attributes, path = self.options, self.source.attributes, self.source.path
         kind = options.take("cutoff_type", "text", "polynomial")
         start = float(options.take("r_start_cos_ratio", "number", 0.8))
@@ -233,12 +236,6 @@ class _Reader:
         given = options.take("per_layer_cutoffs", "list", None)
         radii = np.array(given if given is not None else [self.r_max] * (self.num_layers + 1), np.float64)
         self.tensors.expect("allegro.per_layer_cutoffs", radii, self.tolerance)
-        if (radii < self.r_max).any():
-            if not smooth:
-                raise options.error("per_layer_cutoffs", "below r_max without latent_resnet is not supported")
-            self.notes.append(
-                "per-layer cutoffs are below r_max: the energy jumps where an atom crosses one, as upstream's does"
-            )
         check_attribute(attributes, "allegro.cutoff_type", kind, path)
         check_attribute(attributes, "allegro.polynomial_cutoff_p", self.exponent, path)
         check_attribute(attributes, "allegro.r_start_cos_ratio", start, path)
@@ -260,7 +257,10 @@ class _Reader:
         self.channels = options.take("num_tensor_features", "integer")
         if options.take("use_original_normalized_basis", "flag", False):
             if options.take("per_edge_type_cutoff", default=None) is not None:
-                raise options.error("use_original_normalized_basis", "is true: per_edge_type_cutoff has no effect then")
+                self.notes.append(
+                    "use_original_normalized_basis is true: per_edge_type_cutoff has no effect, here as in upstream; "
+                    f"all edges reach to r_max, {self.r_max:g} Å"
+                )
             cutoffs = np.full((self.num_types, self.num_types), self.r_max)
             radial = read_original_radial(options, tensors, self.num_types, self.r_max)
         else:
@@ -285,7 +285,7 @@ class _Reader:
             if name in tensors:
                 self._expect_weighter(name, alpha, individual)
         stages = {
-            "individual_irreps": individual,
+            "individual_irreps": individual or self.harmonic_factors is not None,
             "environment_norms": np.full(self.num_types, norm),
             "latent_update": "residual" if resnet else "concatenate",
             "latent_factors": factors if resnet else None,
@@ -340,14 +340,15 @@ class _Reader:
         layers = []
         for k in range(self.num_layers):
             paths = tensor_product_paths(chain[k], harmonics, chain[k + 1])
-            environment = self.channels * slots * (2 if k == 0 else 1)
+            weights = self.channels * slots * (2 if k == 0 else 1)
+            environment = self.mlps.read("env_embed", f"allegro.env_embed_mlps.{k}", widths[k], weights)
             mixed = self._mixing(mixing, k, (chain[k], harmonics, chain[k + 1]), paths)
             layer = Layer(
                 irreps_in=chain[k],
                 irreps_out=chain[k + 1],
                 paths=paths,
                 latent=Mlp((), "identity"),
-                environment_mlp=self.mlps.read("env_embed", f"allegro.env_embed_mlps.{k}", widths[k], environment),
+                environment_mlp=scale_harmonics(environment, self.channels, slots, self.harmonic_factors),
                 **mixed,
             )
             size_in = sum(widths if collect else widths[-1:]) + self.channels * layer.num_invariants

@@ -15,6 +15,7 @@ _MLPS = ("two_body_latent", "latent", "env_embed", "edge_eng")
 # Where weights start from, and which are trained.
 _INITIALISATION = {
     *(f"{name}_mlp_{option}" for name in _MLPS for option in ("initialization", "dropout_p")),
+    "mlp_initialization", "mlp_dropout_p",
     *(f"{name}_rescale_{what}{end}" for name in ("per_species", "global") for what in ("scale", "scales", "shift",
       "shifts") for end in ("", "_trainable")),
     "AllegroBesselBasis_trainable", "BesselBasis_trainable", "trainable", "latent_resnet_coefficients",
@@ -44,22 +45,26 @@ _TRAINING_BEGINNINGS = (
     "profiling", "save_", "wandb_", "test_dataset", "trainer",
 )  # fmt: skip
 
-# Beginnings of what upstream's model builders read.
+# Beginnings of what upstream's model builders read: names of modules, of classes, and of their arguments, which every
+# module takes that has one of that name.
 _MODEL_BEGINNINGS = (
     *_MLPS, "Allegro", "allegro", "Atomwise", "avg_num", "basis", "bessel", "Bessel", "cosine", "cutoff", "edge_",
     "embed_", "env_", "e3nn_basis", "Edgewise", "global_", "initial_scalar", "irreps", "l_max", "linear_",
-    "LennardJones", "lj_", "norm_", "Normalized", "nonscalars", "normalize", "num_", "one_hot", "OneHot", "pad_",
-    "pair_", "parity", "per_", "Polynomial", "PerSpecies", "radial_basis", "RadialBasis", "r_", "scatter",
-    "ScalarMLP", "self_edge", "SimpleLennardJones", "spharm", "Spherical", "tensor", "total_energy_sum", "typeembed",
-    "type_to", "units", "use_original", "weight_", "ZBL",
+    "LennardJones", "lj_", "mlp_", "node_", "norm_", "original_basis", "ProductType", "Normalized", "nonscalars",
+    "normalize", "num_", "one_hot", "OneHot", "pad_", "pair_", "parity", "per_", "Polynomial", "PerSpecies",
+    "radial_basis", "RadialBasis", "r_", "scatter", "ScalarMLP", "self_edge", "SimpleLennardJones", "spharm",
+    "Spherical", "tensor", "total_energy_sum", "typeembed", "type_to", "units", "use_original", "weight_", "ZBL",
 )  # fmt: skip
+
+
+_MODEL_NAMES = {"field", "n", "out_field", "p", "reduce", "set_features"}  # such arguments too short for a beginning
 
 
 def finish_legacy_options(options: Options, notes: list[str]) -> None:
     """Drop what is known not to matter; raises CheckpointImportError for options of the model that nobody took."""
     options.ignore(*_INITIALISATION, *_REPEATED, *_TRAINING)
     options.ignore(*(name for name in options.values() if name.startswith(_TRAINING_BEGINNINGS)))
-    others = [name for name in options.values() if not name.startswith(_MODEL_BEGINNINGS)]
+    others = [name for name in options.values() if name not in _MODEL_NAMES and not name.startswith(_MODEL_BEGINNINGS)]
     options.ignore(*others)
     options.finish()
     if others:
@@ -68,14 +73,13 @@ def finish_legacy_options(options: Options, notes: list[str]) -> None:
 
 def refuse_legacy_options(options: Options) -> None:
     """Raises CheckpointImportError for options that are recognised but not supported."""
-    for name, supported in (
-        ("embed_initial_edge", True),  # upstream's own code cannot build such a model
-        ("edge_sh_normalization", "component"),
-        ("edge_sh_normalize", True),
+    for name in (
+        "embed_initial_edge",  # upstream's own code cannot build such a model
+        "edge_sh_normalize",  # would let harmonics grow as d^l
     ):
-        found = options.take(name, default=supported)
-        if found != supported:
-            raise options.error(name, f"is {found!r}, which is not supported; {supported!r} is")
+        found = options.take(name, default=True)
+        if found is not True:
+            raise options.error(name, f"is {found!r}, which is not supported; true is")
     for mlp in _MLPS:
         for suffix in ("mlp_batchnorm", "mlp_bfloat16", "mlp_bias"):
             if options.take(f"{mlp}_{suffix}", "flag", False):

@@ -157,6 +157,31 @@ def _product_embedding(options: Options, tensors: Tensors, num_types: int, count
     return types, tensors.take("typeembed.basis_mlp._forward._weight_0", (count, width)) / sqrt(count)
 
 
+def read_harmonic_factors(options: Options, l_max: int) -> np.ndarray | None:
+    """Upstream's spherical harmonics divided by ours, |Y_l|^2 = 2 l + 1 ("component"), by degree; None for equal ones.
+
+    The names are those of e3nn: "norm", |Y_l| = 1; "integral", the integral of each squared over the sphere is 1.
+    """
+    name = options.take("edge_sh_normalization", "text", "component")
+    factors = {
+        "component": None,
+        "norm": (2.0 * np.arange(l_max + 1) + 1.0) ** -0.5,
+        "integral": np.full(l_max + 1, (4.0 * pi) ** -0.5),
+    }
+    if name not in factors:
+        raise options.error("edge_sh_normalization", f"is {name!r}; {', '.join(factors)} are supported")
+    return factors[name]
+
+
+def scale_harmonics(environment: Mlp, channels: int, slots: int, factors: np.ndarray | None) -> Mlp:
+    """The MLP of the harmonics' weights with these factors in it: slots, 1 or nir weights a channel, become nir."""
+    if factors is None:
+        return environment
+    *others, last = environment.weights
+    by_degree = last.reshape(len(last), -1, channels, slots) * factors
+    return Mlp((*others, by_degree.reshape(len(last), -1)), environment.activation)
+
+
 def paths_into(paths: tuple[Path, ...]) -> np.ndarray:
     """For each path, the number of paths that end in the same irrep: (P,) float64."""
     ends = np.array([path.out for path in paths])

@@ -46,6 +46,11 @@ def place_of(model: AllegroModel, k: int) -> int:
     return k if collects(model) else 0
 
 
+def updates_before(model: AllegroModel, k: int) -> bool:
+    """Whether s_k is made of s_{k-1} in its place, on all edges or on some, so that gradients are added there too."""
+    return k > 0 and (model.latent_update == "residual" or model.keeps_scalars(k))
+
+
 def places(model: AllegroModel) -> tuple[int, ...]:
     """Widths of the places."""
     return model.scalar_widths if collects(model) else (model.num_scalar_features,)
@@ -72,7 +77,7 @@ def legacy_chains(
 
     def given(k: int) -> tuple[Part, ...]:
         """What MLP k gives: s_k, or what s_k is made of."""
-        width, adds = d.places[place_of(model, k)], k > 0 and model.latent_update == "residual"
+        width, adds = d.places[place_of(model, k)], updates_before(model, k)
         whole = Part(f"latent_{k}", 0, width, width)
         return (whole if apart else scalars(k, added=adds, rounded=rounding.features[k]),)
 
@@ -106,7 +111,7 @@ def legacy_chains(
     for k in range(layers):
         taken, count = model.latent_inputs[k], model.layers[k].num_invariants
         # The readout sets the gradient of s_L alone; the last latent MLP that of the features before it.
-        begun = k < layers - 1 if keep else model.latent_update == "residual"
+        begun = k < layers - 1 if keep else updates_before(model, k + 1)
         starts = np.cumsum([count * d.UP, *(d.places[place_of(model, n)] for n in taken)]).tolist()
         shapes.append(
             with_ends(

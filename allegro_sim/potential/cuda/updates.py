@@ -1,8 +1,9 @@
 """What the legacy generation does between its MLPs (kernels/cuda/gates.cu): element-wise kernels, their text and order.
 
-A gate is a factor of an edge's length: the cutoff u_k on what a latent MLP gives, or 1 inside and 0 outside the radius
-within which an edge is part of the environment of layer k. Where what MLP k gives is kept apart, s_k is made of it
-here; the slope of the gate goes to latent_slope, and with the embedding's to the forces.
+A gate is a factor of an edge's length: the cutoff u_k on what a latent MLP gives; 1 inside and 0 outside the radius
+within which an edge is part of the environment of layer k; or the reverse, on the s_{k-1} that it keeps beyond. Where
+what MLP k gives is kept apart, s_k is made of it here; the slope of the gate goes to latent_slope, and with the
+embedding's to the forces.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import numpy as np
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.potential.cuda.center_header import KernelSpec
 from allegro_sim.potential.cuda.mlp_kernel import MlpKernel
-from allegro_sim.potential.cuda.mlp_legacy import place_of
+from allegro_sim.potential.cuda.mlp_legacy import place_of, updates_before
 from allegro_sim.potential.cuda.mlp_shapes import Dimensions, Rounding
 from allegro_sim.potential.cuda.tracks import Shapes, flag
 
 _ROWS = 32
 _CHUNK = ("first", "chunk_centers", "chunk")
 Gate = tuple[str, float, float]
-"""Kind (POLYNOMIAL_GATE, COSINE_GATE, INSIDE_GATE), radius in Å, parameter."""
+"""Kind (POLYNOMIAL_GATE, COSINE_GATE, INSIDE_GATE, OUTSIDE_GATE), radius in Å, parameter."""
 
 
 class Updates:
@@ -110,24 +111,26 @@ class Updates:
         model, cutoff = self.model, self.model.latent_cutoff
         if not self._apart:
             return []
-        row = -1
+        row = keep = -1
         if cutoff is not None:
             kind = "POLYNOMIAL_GATE" if cutoff.kind == "polynomial" else "COSINE_GATE"
             row = self._gate(kind, cutoff.radii[k], cutoff.parameter)
+            keep = self._gate("OUTSIDE_GATE", cutoff.radii[k]) if model.keeps_scalars(k) else -1
         part, latent = self._d.scalar_part(place_of(model, k)), f"latent_{k}"
         shape = f"{_ROWS}, {part.width}, {part.offset}, {row}"
-        adds, mixed = k > 0 and model.latent_update == "residual", self._d.precision == "mixed"
+        mixed, adds = self._d.precision == "mixed", updates_before(model, k)
+        reads, scales, scaled = (("dx",), (), "nullptr") if keep < 0 else ((), ("dx",), "dx")
         rounds = mixed and self._rounding.features[k], mixed and self._rounding.gradients[k]
         gates, capacity = ("gates",) * (row >= 0), ("capacity",) * (row >= 0)
         argument, number = ("gates", "capacity") if row >= 0 else ("nullptr", "0")
         found = [
             self._kernel(
                 f"update_{k}_forward", ("x",), (latent, *gates, *capacity),
-                f"update_scalars<{shape}, {flag(adds)}, {flag(rounds[0])}>(x, {latent}, {argument}, {number})",
+                f"update_scalars<{shape}, {keep}, {flag(adds)}, {flag(rounds[0])}>(x, {latent}, {argument}, {number})",
             ),
             self._kernel(
-                f"update_{k}_backward", ("dlatent",), ("dx", *gates, *capacity),
-                f"update_gradients<{shape}, {flag(rounds[1])}>(dlatent, dx, {argument}, {number})",
+                f"update_{k}_backward", ("dlatent", *scales), (*reads, *gates, *capacity),
+                f"update_gradients<{shape}, {keep}, {flag(rounds[1])}>(dlatent, dx, {scaled}, {argument}, {number})",
             ),
         ]  # fmt: skip
         if row >= 0:
@@ -167,7 +170,7 @@ class Updates:
             found.append(
                 KernelSpec("latent_gates", "gates_of_edge", ("gates", "gate_slopes"), ("vectors", "capacity"), "row")
             )
-        if any(kind != "INSIDE_GATE" for kind, _, _ in self._gates):
+        if any(kind in ("POLYNOMIAL_GATE", "COSINE_GATE") for kind, _, _ in self._gates):
             outputs, inputs = ("radial_slope",), ("latent_slope", "pairs", "cutoffs", *_CHUNK)
             found.append(KernelSpec("add_latent_slopes", "add_latent_slope_of_edge", outputs, inputs, "row"))
         if self.model.edge_scales is not None:

@@ -139,7 +139,7 @@ def make_self_checks(
 
 
 def make_provenance(source: Source | LegacySource, built: Built, licence: str | None) -> dict[str, str]:
-    """Where the weights came from, as texts."""
+    """Where the weights came from, as texts; notes of the import one a line."""
     provenance = {
         "source_file": source.path.name,
         "source_sha256": _digest(source.path),
@@ -150,6 +150,8 @@ def make_provenance(source: Source | LegacySource, built: Built, licence: str | 
         "imported_on": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "num_weights_upstream": str(built.num_weights),
     }
+    if built.notes:
+        provenance["notes"] = "\n".join(built.notes)
     if licence is not None:
         provenance["licence"] = _licence_text(licence)
     return provenance

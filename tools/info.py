@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         print("  licence:")
         for line in provenance["licence"].splitlines():
             print(f"    {line}")
+    for note in provenance.get("notes", "").splitlines():
+        print(f"  noted at import: {note}")
     for warning in warnings:
         print(f"  warning: {warning}")
     return 0

@@ -15,6 +15,7 @@ from support.torch_files import Call, Named, scripted, write_saved, write_script
 
 from allegro_sim.errors import CheckpointImportError, InputError
 from allegro_sim.model.consistency import named_arrays
+from allegro_sim.model.weight_file import read_provenance
 from allegro_sim.tools.importing.build import build_model
 from allegro_sim.tools.importing.legacy_source import DEPLOYED, FOLDER, LegacySource
 from allegro_sim.tools.importing.source import open_any
@@ -86,8 +87,16 @@ def test_a_training_folder_is_imported_by_its_name_or_that_of_the_weights(
     assert "Allegro model, legacy generation" in capsys.readouterr().out
     (folder / "best_model.pth").rename(folder / "last_model.pth")
     config = json.loads((folder / "config.yaml").read_text())
-    (folder / "config.yaml").write_text(json.dumps({**config, "use_ema": True}))
-    assert any("raw weights of the last step" in note for note in build_model(open_any(folder)).notes)
+    (folder / "config.yaml").write_text(json.dumps({**config, "use_ema": True, "my_own_note": 1}))
+    notes = build_model(open_any(folder)).notes
+    assert any("raw weights of the last step" in note for note in notes) and "my_own_note" in notes[-1]
+    assert main(["import", str(folder), "-o", str(tmp_path / "noted.h5")]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"warning: {note}" in printed for note in notes)
+    assert read_provenance(tmp_path / "noted.h5")["notes"].splitlines() == list(notes)
+    assert main(["info", str(tmp_path / "noted.h5")]) == 0
+    assert capsys.readouterr().out.count("noted at import: ") == len(notes)
+    assert "notes" not in read_provenance(tmp_path / "0.h5")
     (folder / "config.yaml").rename(folder / "other.yaml")
     with pytest.raises(CheckpointImportError, match=r"config\.yaml of its training is needed"):
         open_any(folder / "last_model.pth")

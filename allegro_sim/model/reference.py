@@ -36,6 +36,8 @@ from allegro_sim.model.reference_edges import brute_force_edges
 
 __all__ = ["Reference", "StructureResult", "Trace", "brute_force_edges", "evaluate", "evaluate_structure", "forward"]
 
+_EDGES_OF_A_PASS = 200  # of `evaluate_structure`; more where a centre has more
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -234,16 +236,23 @@ def evaluate_structure(
     positions (N, 3) Å; cell (3, 3) Å, rows are lattice vectors, or None; pbc (3,); types (N,). The virial is
     W = -dE/dstrain, symmetric. Per-atom virials are W_j = -sum_i r_ij (x) dE_i/dr_ij, given to the neighbour j, not
     symmetric one by one; their sum is W (Fan et al., Phys. Rev. B 92, 094301 (2015), eq. 21).
+
+    The energy of a centre depends on its own edges alone, so that large models take their memory a few centres at a
+    time.
     """
     types = np.asarray(types, np.int64)
     centers, neighbors, _, vectors = brute_force_edges(positions, cell, pbc, types, model.reaches)
-    result = evaluate(model, types, centers, neighbors, vectors)
+    energies, edge_gradients = np.empty(len(types)), np.empty((len(vectors), 3))
+    passes = (np.bincount(centers, minlength=len(types)).cumsum() - 1) // _EDGES_OF_A_PASS
+    for number in np.unique(passes):
+        chosen = passes == number
+        edges = chosen[centers]
+        result = evaluate(model, types, centers[edges], neighbors[edges], vectors[edges])
+        energies[chosen], edge_gradients[edges] = result.energies[chosen], result.edge_gradients
     forces = np.zeros((len(types), 3))
-    np.add.at(forces, centers, result.edge_gradients)
-    np.add.at(forces, neighbors, -result.edge_gradients)
+    np.add.at(forces, centers, edge_gradients)
+    np.add.at(forces, neighbors, -edge_gradients)
     atom_virials = np.zeros((len(types), 3, 3))
-    np.add.at(atom_virials, neighbors, -vectors[:, :, None] * result.edge_gradients[:, None, :])
+    np.add.at(atom_virials, neighbors, -vectors[:, :, None] * edge_gradients[:, None, :])
     virial = atom_virials.sum(axis=0)
-    return StructureResult(
-        float(result.energies.sum()), result.energies, forces, 0.5 * (virial + virial.T), atom_virials
-    )
+    return StructureResult(float(energies.sum()), energies, forces, 0.5 * (virial + virial.T), atom_virials)

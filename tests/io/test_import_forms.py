@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 from support.golden import FOLDER
 from support.import_costs import assert_cheap_import
-from support.torch_files import Call, Named, module, read_saved, scripted, write_package, write_saved, write_scripted
+from support.torch_files import (
+    Call,
+    Named,
+    module,
+    read_saved,
+    read_scripted,
+    scripted,
+    write_package,
+    write_saved,
+    write_scripted,
+)
 
 from allegro_sim.errors import CheckpointImportError, InputError
 from allegro_sim.model.consistency import named_arrays
@@ -326,6 +336,28 @@ def test_a_large_checkpoint_is_imported_in_seconds_within_three_times_its_size(f
             place.state["_parameters"][last] = tensors[name]
         text = json.dumps({"training_module": {"model": config}})
         write_package(path, module("torch.nn.ModuleDict", sole_model=graph), text, '{"versions": {"nequip": "0.19.1"}}')
+    assert_cheap(path)
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_a_large_compiled_model_is_imported_in_seconds_within_three_times_its_size(tmp_path: Path) -> None:
+    top, texts = read_scripted(FOLDER / "pairwise_12.nequip.pth")
+    mlp, width = top.state["model"].state["func"].state["allegro"].state["latents"].state["0"], 5000
+    mlp.state["dims"] = [width if size == 7 else size for size in mlp.state["dims"]]
+    for linear in (
+        part for part in mlp.state["mlp"].state.values() if isinstance(part, Call) and "weight" in part.state
+    ):
+        state, before = linear.state, linear.state["in_features"]
+        for name in ("in_features", "out_features"):
+            state[name] = width if state[name] == 7 else state[name]
+        state["alpha"] = state["alpha"] * np.float32(before / state["in_features"]) ** np.float32(0.5)
+        shape = state["in_features"], state["out_features"]
+        state["weight"] = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    assert_cheap(write_scripted(tmp_path / "large.nequip.pth", top, texts))
+
+
+def assert_cheap(path: Path) -> None:
     size = path.stat().st_size
     assert size > 5e7
-    assert_cheap_import(path, size, tmp_path / "model.h5")
+    assert_cheap_import(path, size, path.with_suffix(".h5"))

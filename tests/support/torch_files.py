@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from allegro_sim.tools.importing.archive import Archive
-from allegro_sim.tools.importing.unpickle import Tensor, load_inert
+from allegro_sim.tools.importing.unpickle import Record, Tensor, load_inert
 
 _STORAGES = {"f8": "DoubleStorage", "f4": "FloatStorage", "i8": "LongStorage", "?": "BoolStorage"}
 
@@ -112,9 +112,18 @@ def read_saved(path: Path) -> Any:
     return _plain(load_inert(Archive(path), "data.pkl", "data/{}")[0])
 
 
+def read_scripted(path: Path) -> tuple[Call, dict[str, str]]:
+    """The tree of modules of a TorchScript archive and its texts, to be changed and written with `write_scripted`."""
+    archive = Archive(path)
+    texts = {name.removeprefix("extra/"): archive.read(name).decode() for name in archive.names() if "extra/" in name}
+    return _plain(load_inert(archive, "data.pkl", "data/{}")[0]), texts
+
+
 def _plain(found: Any) -> Any:
     if isinstance(found, Tensor):
         return found.numpy()
+    if isinstance(found, Record):
+        return Call(Named(*found.qualified_name.rsplit(".", 1)), found.arguments, _plain(found.attributes))
     if isinstance(found, dict):
         return {key: _plain(value) for key, value in found.items()}
     if isinstance(found, (list, tuple)):

@@ -43,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the weights of the last training step instead of their average (EMA, schedule-free)",
     )
+    parser.add_argument(
+        "--drop-total-energy-shift",
+        action="store_true",
+        help="import a legacy model without the constant it adds to every total energy, which changes no force",
+    )
     parser.add_argument("--model", metavar="NAME", help="which model, where a training has several")
     parser.add_argument(
         "--elements",
@@ -71,7 +76,12 @@ def run(args: argparse.Namespace) -> int:
         raise OutputError(f"{output.parent} is no folder; create it first, or choose another place for {output.name}")
     elements = parse_elements(args.elements)
     source = open_any(args.checkpoint, args.model)
-    built = build_model(source, raw_weights=args.raw_weights, elements=elements)
+    built = build_model(
+        source,
+        raw_weights=args.raw_weights,
+        without_total_shift=args.drop_total_energy_shift,
+        elements=elements,
+    )
     checks = make_self_checks(built.model, source, args.upstream_python, args.raw_weights)
     lines = describe_model(built.model, built.num_weights)
     provenance = make_provenance(source, built, args.licence)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.golden import FOLDER as FOLDER_OF_CURRENT
 from support.import_costs import assert_cheap_import
 from support.legacy import StoredArray, legacy_model, legacy_source
 from support.torch_files import Call, Named, scripted, write_saved, write_scripted
@@ -131,6 +132,26 @@ def test_options_that_have_no_use_here_are_refused(tmp_path: Path) -> None:
             build_model(open_any(path), raw_weights=True)
         with pytest.raises(CheckpointImportError, match="leave --model coach out"):
             open_any(path, "coach")
+
+
+def test_a_shift_of_the_total_energy_is_dropped_only_when_told(tmp_path: Path) -> None:
+    plain = legacy_source(NAMES[0])
+    shifted = dataclasses.replace(plain, tensors={**plain.tensors, "shift_by": StoredArray(np.array(-7.25))})
+    for path in files(tmp_path, shifted).values():
+        with pytest.raises(CheckpointImportError, match="belongs to no atom"):
+            build_model(open_any(path))
+        built = build_model(open_any(path), without_total_shift=True)
+        assert any("-7.25 eV" in note for note in built.notes)
+        for (name, found, _), (_, wanted, _) in zip(
+            named_arrays(built.model), named_arrays(legacy_model(NAMES[0])), strict=True
+        ):
+            np.testing.assert_array_equal(found, wanted, err_msg=name)
+    arguments = ["import", str(tmp_path / "run"), "-o", str(tmp_path / "m.h5")]
+    assert main(arguments) == 2 and main([*arguments, "--drop-total-energy-shift"]) == 0
+    assert "-7.25" in read_provenance(tmp_path / "m.h5")["notes"]
+    for path in (write_folder(tmp_path / "none", plain), FOLDER_OF_CURRENT / "zbl_metal.ckpt"):
+        with pytest.raises(InputError, match="--drop-total-energy-shift"):
+            build_model(open_any(path), without_total_shift=True)
 
 
 def test_message_passing_models_of_that_time_are_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from allegro_sim.errors import CheckpointImportError, InputError
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.tools.importing.current import read_current
 from allegro_sim.tools.importing.legacy import read_legacy_model
+from allegro_sim.tools.importing.legacy_energies import drop_total_shift
 from allegro_sim.tools.importing.legacy_source import LegacySource
 from allegro_sim.tools.importing.model_source import (
     BUILDERS,
@@ -39,14 +40,19 @@ class Built:
 
 
 def build_model(
-    source: Source | LegacySource, *, raw_weights: bool = False, elements: dict[str, str] | None = None
+    source: Source | LegacySource,
+    *,
+    raw_weights: bool = False,
+    without_total_shift: bool = False,
+    elements: dict[str, str] | None = None,
 ) -> Built:
     """Build the model of a checkpoint of either generation.
 
     raw_weights: take the weights of the last training step although averaged ones are there, which upstream uses.
+    without_total_shift: leave out a constant that a legacy model adds to the energy of the whole structure.
     elements: type name -> chemical symbol, for types whose names are none.
     Raises CheckpointImportError for other models, unknown options or tensors, and tensors that do not fit; InputError
-    for raw_weights where a file does not hold them beside others.
+    for raw_weights where a file does not hold them beside others, and for without_total_shift where there is none.
     """
     if raw_weights and not (isinstance(source, Source) and source.kind == LIGHTNING):
         form = source.form if isinstance(source, LegacySource) else source.kind
@@ -56,8 +62,14 @@ def build_model(
         )
     if isinstance(source, LegacySource):
         notes = list(source.notes)
+        if without_total_shift:
+            source = drop_total_shift(source, notes)
         model, num_weights = read_legacy_model(source, elements or {}, notes)
         return Built(model, num_weights, "stored", (*notes, *_foreign_notes(source)))
+    if without_total_shift:
+        raise InputError(
+            f"--drop-total-energy-shift: {source.path} is of nequip 0.7 or newer, which adds no such constant"
+        )
     config, modifiers = unwrap(source.config, source.model_name, source.path)
     modifiers = [*modifiers, *source.modifiers]
     _check_builder(config, modifiers, source)

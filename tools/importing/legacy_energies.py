@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
 
+from allegro_sim.errors import InputError
 from allegro_sim.model.description import LennardJones, Zbl
 from allegro_sim.tools.importing.legacy_parts import check_attribute
 from allegro_sim.tools.importing.legacy_source import LegacySource
@@ -56,9 +57,23 @@ def read_energies(tensors: Tensors, num_types: int) -> tuple[np.ndarray, np.ndar
             raise tensors.error(
                 "shift_by",
                 f"is {shift.ravel()[0]}: a shift of the total energy that does not depend on the number of atoms "
-                "(global_rescale_shift) is not supported",
+                "(global_rescale_shift) belongs to no atom, and energies here are sums over atoms; it changes no "
+                "force: --drop-total-energy-shift imports the model without it",
             )
     return per_type[0], per_type[1], scale_by
+
+
+def drop_total_shift(source: LegacySource, notes: list[str]) -> LegacySource:
+    """The same without the shift of the total energy, which a note states. Raises InputError where there is none."""
+    stored = source.tensors.get("shift_by")
+    shift = float(stored.numpy(np.float64).sum()) if stored is not None else 0.0
+    if shift == 0.0:
+        raise InputError(f"--drop-total-energy-shift: {source.path} has no shift of the total energy")
+    notes.append(
+        f"the shift of the total energy, {shift:.10g} eV whatever the number of atoms, was dropped "
+        "(--drop-total-energy-shift): upstream's total energies are higher by that, its forces are the same"
+    )
+    return replace(source, tensors={name: tensor for name, tensor in source.tensors.items() if name != "shift_by"})
 
 
 @dataclass(frozen=True)

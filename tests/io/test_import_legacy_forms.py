@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from support.golden import FOLDER as FOLDER_OF_CURRENT
 from support.import_costs import assert_cheap_import
 from support.legacy import StoredArray, legacy_model, legacy_source
@@ -32,7 +33,7 @@ def write_folder(folder: Path, source: LegacySource | str, weights: str = "best_
     folder.mkdir(exist_ok=True)
     names = {key: f"model.{key}" if key in OUTER else f"model.model.func.{key}" for key in source.tensors}
     write_saved(folder / weights, {names[key]: tensor.numpy() for key, tensor in source.tensors.items()})
-    (folder / "config.yaml").write_text(json.dumps(source.config))
+    (folder / "config.yaml").write_text(yaml.safe_dump(source.config))
     return folder
 
 
@@ -87,8 +88,8 @@ def test_a_training_folder_is_imported_by_its_name_or_that_of_the_weights(
     assert main(["info", str(tmp_path / "0.h5")]) == 0
     assert "Allegro model, legacy generation" in capsys.readouterr().out
     (folder / "best_model.pth").rename(folder / "last_model.pth")
-    config = json.loads((folder / "config.yaml").read_text())
-    (folder / "config.yaml").write_text(json.dumps({**config, "use_ema": True, "my_own_note": 1}))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "use_ema": True, "my_own_note": 1}))
     notes = build_model(open_any(folder)).notes
     assert any("raw weights of the last step" in note for note in notes) and "my_own_note" in notes[-1]
     assert main(["import", str(folder), "-o", str(tmp_path / "noted.h5")]) == 0
@@ -106,21 +107,21 @@ def test_a_training_folder_is_imported_by_its_name_or_that_of_the_weights(
 def test_yaml_of_nequip_is_read_and_other_objects_in_it_are_reported(tmp_path: Path) -> None:
     witness = tmp_path / "witness"
     folder = write_folder(tmp_path / "run", NAMES[0])
-    config = json.loads((folder / "config.yaml").read_text())
+    config = yaml.safe_load((folder / "config.yaml").read_text())
     text = json.dumps(config)[:-1] + (
         ", torch_version: !!python/object/new:torch.torch_version.TorchVersion ['1.11.0'],"
-        " _jit_fusion_strategy: [!!python/tuple [DYNAMIC, 3]]}"
+        " _jit_fusion_strategy: [!!python/tuple [DYNAMIC, 3]]}\n"
     )
     (folder / "config.yaml").write_text(text)
     source = open_any(folder)
     assert isinstance(source, LegacySource) and source.foreign_names == ()
     assert source.config["_jit_fusion_strategy"] == [["DYNAMIC", 3]]
     (folder / "config.yaml").write_text(
-        text[:-1] + f", hook: !!python/object/apply:os.system ['touch {witness}'], "
-        f"more: !!python/object/apply:subprocess.check_output {{args: ['touch', '{witness}']}}}}"
+        text[:-2] + f", hook: !!python/object/apply:os.system ['touch {witness}'], "
+        f"more: !!python/object/apply:subprocess.check_output {{args: ['touch', '{witness}']}}}}\n"
     )
     assert open_any(folder).foreign_names == ("os.system", "subprocess.check_output")
-    (folder / "config.yaml").write_text("a: &a [*a")
+    (folder / "config.yaml").write_text("a: &a [*a\n")
     with pytest.raises(CheckpointImportError, match=r"config\.yaml cannot be read"):
         open_any(folder)
     assert not witness.exists()
@@ -163,7 +164,7 @@ def test_message_passing_models_of_that_time_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointImportError, match=r"layer0_convnet, built by .*EnergyModel.*not an Allegro model"):
         build_model(open_any(deployed))
     write_saved(tmp_path / "best_model.pth", {"model.model.func.layer0_convnet.weight": np.ones(3)})
-    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(CheckpointImportError, match="not an Allegro model: its modules are layer0_convnet"):
         open_any(tmp_path)
 
@@ -213,6 +214,26 @@ def test_truncated_and_corrupted_files_are_refused_or_read_bit_for_bit(tmp_path:
                 for (key, array, _), (_, wanted, _) in zip(named_arrays(found), named_arrays(expected), strict=True):
                     np.testing.assert_array_equal(array, wanted, err_msg=key)
         assert refused >= 15
+
+
+@pytest.mark.parametrize("name", ["five_layers", "one_layer"])
+def test_a_truncated_configuration_is_refused_or_says_the_same(name: str, tmp_path: Path) -> None:
+    """It has no checksum. What an option was cut to may be another option: `latent_mlp_nonlinearity:` is null."""
+    folder = write_folder(tmp_path / "run", name)
+    whole, expected = (folder / "config.yaml").read_text(), legacy_model(name)
+    ends = [*range(0, len(whole), len(whole) // 20), *(n + 1 for n, c in enumerate(whole) if c == "\n"), len(whole) - 8]
+    for end in ends:
+        (folder / "config.yaml").write_text(whole[:end])
+        try:
+            found = build_model(open_any(folder)).model
+        except CheckpointImportError as error:
+            assert str(folder) in str(error) and "\n" not in str(error)
+        else:  # what is behind are options of the training
+            for (key, array, _), (_, wanted, _) in zip(named_arrays(found), named_arrays(expected), strict=True):
+                np.testing.assert_array_equal(array, wanted, err_msg=key)
+    with pytest.raises(CheckpointImportError, match="ends in the middle of a line"):
+        (folder / "config.yaml").write_text(whole[:-1])
+        open_any(folder)
 
 
 def test_a_configuration_that_lies_about_its_size_is_refused(tmp_path: Path) -> None:

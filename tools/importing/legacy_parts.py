@@ -150,8 +150,8 @@ def _product_embedding(options: Options, tensors: Tensors, num_types: int, count
     """C and N of the types (2, nt, D/2), and the matrix behind the radial functions (count, D)."""
     width = options.take("initial_scalar_embedding_dim", "integer", None)
     if width is None:
-        width = options.peek("two_body_latent_mlp_latent_dimensions", "list", [0])[0]
-    if width % 2 or width < 2:
+        width = next(iter(options.peek("two_body_latent_mlp_latent_dimensions", "list", None) or [0]))
+    if not isinstance(width, int) or width % 2 or width < 2:
         raise options.error("initial_scalar_embedding_dim", f"is {width}; an even number is expected")
     types = tensors.take("typeembed.type_embeddings", (2, num_types, width // 2))
     return types, tensors.take("typeembed.basis_mlp._forward._weight_0", (count, width)) / sqrt(count)

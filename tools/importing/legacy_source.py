@@ -117,6 +117,11 @@ def _read_folder(weights: Path) -> LegacySource:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointImportError(f"{config_file}: cannot be read as text: {error}") from error
+    if not text.endswith("\n"):  # it has no checksum, and a shorter list of options may be one of another model
+        raise CheckpointImportError(
+            f"{config_file}: is truncated: it ends in the middle of a line. Copy it again from the training; if it is "
+            "whole, end it with a line break"
+        )
     config, yaml_names = _config(text, archive, str(config_file))
     metadata = {"type_names": " ".join(type_names_of(config, config_file))}
     for name in ("nequip_version", "r_max", "model_dtype", "default_dtype"):

@@ -153,7 +153,12 @@ def test_unknown_options_and_tensors_are_named() -> None:
     tensor = next(iter(open_source(CHECKPOINT).state.values()))
     changes: dict[str, Callable[[Source], object]] = {
         "model.new_option": lambda s: s.config.update(new_option=3),
-        "model.l_max": lambda s: s.config.pop("l_max"),
+        "model.l_max is missing": lambda s: s.config.pop("l_max"),
+        f"model.l_max is {10**18}; 0 to 11": lambda s: s.config.update(l_max=10**18),
+        "model.num_layers is -1": lambda s: s.config.update(num_layers=-1),
+        "model.r_max is 0": lambda s: s.config.update(r_max=0),
+        "model.avg_num_neighbors is inf": lambda s: s.config.update(avg_num_neighbors=float("inf")),
+        "model.avg_num_neighbors names 1": lambda s: s.config.update(avg_num_neighbors={1: 2.0}),
         "model.num_layers": lambda s: s.config.update(num_layers="two"),
         "model.radial_chemical_embed._target_": lambda s: s.config["radial_chemical_embed"].update(_target_="my.Embed"),
         "model.radial_chemical_embed.extra": lambda s: s.config["radial_chemical_embed"].update(extra=1),

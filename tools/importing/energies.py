@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 
@@ -19,7 +19,7 @@ _LENNARD_JONES = {
 
 def read_cutoffs(options: Options, tensors: Tensors, type_names: list[str], notes: list[str]) -> np.ndarray:
     """Cutoff radius per ordered pair of types; pairs the table leaves out have r_max."""
-    r_max = float(options.take("r_max", "number"))
+    r_max = options.take_length("r_max")
     table = options.take("per_edge_type_cutoff", "mapping", None)
     cutoffs = np.full((len(type_names), len(type_names)), r_max)
     unknown: set[str] = set()
@@ -48,11 +48,12 @@ def read_environment_norms(
     found = options.take("avg_num_neighbors")
     if isinstance(found, dict):
         if set(found) != set(type_names):
-            raise options.error("avg_num_neighbors", f"names {', '.join(found)}; the types are {', '.join(type_names)}")
+            names = ", ".join(map(str, found))
+            raise options.error("avg_num_neighbors", f"names {names}; the types are {', '.join(type_names)}")
         counts = [found[name] for name in type_names]
     else:
         counts = [found]
-    if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and n > 0 for n in counts):
+    if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and 0 < n < inf for n in counts):
         raise options.error("avg_num_neighbors", f"is {found!r}; positive numbers are expected")
     norms = np.array([1.0 / sqrt(n) for n in counts])
     for name in ("allegro.avg_num_neighbors_norm.norm_const", "edge_eng_sum.norm_module.norm_const",

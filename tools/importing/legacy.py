@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from allegro_sim.errors import CheckpointImportError
-from allegro_sim.model.description import AllegroModel, BesselEmbedding, LatentCutoff, Layer, Mlp
+from allegro_sim.model.description import AllegroModel, BesselEmbedding, Layer, Mlp
 from allegro_sim.model.irreps import harmonic_irreps, irreps_chain, tensor_product_paths
 from allegro_sim.tools.importing.elements import assign_elements
 from allegro_sim.tools.importing.legacy_energies import (
@@ -32,6 +32,7 @@ from allegro_sim.tools.importing.legacy_parts import (
     paths_into,
     read_environment_mix,
     read_harmonic_factors,
+    read_latent_cutoff,
     read_mix_out,
     read_one_hot_radial,
     read_original_radial,
@@ -45,7 +46,7 @@ from allegro_sim.tools.importing.unpickle import Tensor
 _BUILDERS = ("allegro.model.Allegro", "Allegro", "PerSpeciesRescale", "RescaleEnergyEtc", "PairPotentialTerm",
              "ForceOutput", "PartialForceOutput", "StressForceOutput", "initialize_from_state", "load_model_state",
              "allegro.model.initialize_from_state")  # fmt: skip
-_CONSTANTS = ("_empty", "allegro._zero", "allegro.r_max")
+_CONSTANTS = ("_empty", "allegro._zero")
 _MIXING = ("uuulin", "uuup", "uvvp", "p")
 
 
@@ -95,7 +96,9 @@ class _Reader:
         self.l_max, self.parity, self.so3 = self._angular()
         self.degrees = self.l_max + 1
         self.harmonic_factors = read_harmonic_factors(options, self.l_max)
-        self.r_max = float(options.take("r_max", "number"))
+        self.r_max = options.take_length("r_max")
+        if "allegro.r_max" in self.tensors:  # of allegro 0.3
+            self.tensors.expect("allegro.r_max", self.r_max, self.tolerance)
         self.exponent = float(options.take("PolynomialCutoff_p", "number", 6.0))
         self.count = self._neighbor_count()
         read = self._read_02 if self.version == "0.2" else self._read_03
@@ -183,7 +186,7 @@ class _Reader:
         count = self.options.take("avg_num_neighbors", default=None)
         if not isinstance(count, (int, float)) or isinstance(count, bool):
             count = self.source.attributes.get("allegro.avg_num_neighbors", count)
-        if not isinstance(count, (int, float)) or isinstance(count, bool) or count <= 0:
+        if not isinstance(count, (int, float)) or isinstance(count, bool) or not 0 < count < np.inf:
             raise self.options.error("avg_num_neighbors", f"is {count!r}; a positive number is expected")
         check_attribute(self.source.attributes, "allegro.avg_num_neighbors", float(count), self.source.path)
         return float(count)
@@ -210,7 +213,9 @@ class _Reader:
             "environment_norms": np.full(self.num_types, self.count**-0.5),
             "latent_update": "replace" if factors is None else "residual",
             "latent_factors": factors,
-            "latent_cutoff": self._latent_cutoff(),
+            "latent_cutoff": read_latent_cutoff(
+                options, tensors, attributes, self.num_layers, self.r_max, self.exponent, self.tolerance
+            ),
         }
         self._expect_channel_index()
         layers = self._layers("uuulin", embed, self.degrees, narrowing=True, collect=False)
@@ -226,20 +231,6 @@ class _Reader:
             ]
         check_attribute(attributes, "radial_basis.cutoff.p", self.exponent, self.source.path)
         return radial, np.full((self.num_types, self.num_types), self.r_max), embed, layers, stages
-
-    def _latent_cutoff(self) -> LatentCutoff:
-        options, attributes, path = self.options, self.source.attributes, self.source.path
-        kind = options.take("cutoff_type", "text", "polynomial")
-        start = float(options.take("r_start_cos_ratio", "number", 0.8))
-        if kind not in ("polynomial", "cosine"):
-            raise options.error("cutoff_type", f"is {kind!r}; polynomial or cosine is expected")
-        given = options.take("per_layer_cutoffs", "list", None)
-        radii = np.array(given if given is not None else [self.r_max] * (self.num_layers + 1), np.float64)
-        self.tensors.expect("allegro.per_layer_cutoffs", radii, self.tolerance)
-        check_attribute(attributes, "allegro.cutoff_type", kind, path)
-        check_attribute(attributes, "allegro.polynomial_cutoff_p", self.exponent, path)
-        check_attribute(attributes, "allegro.r_start_cos_ratio", start, path)
-        return LatentCutoff(kind, self.exponent if kind == "polynomial" else start, radii)
 
     def _expect_channel_index(self) -> None:
         """The stored index of the irrep of each component."""

@@ -94,8 +94,9 @@ def read_legacy_pair_term(
     """The pair term, if any; its scales (nt,) where they differ; and the chemical symbols of the types, if stated."""
     num_types, builders = len(context.scales), context.builders
     symbols = options.take("type_to_chemical_symbol", "mapping", None) or {}
-    named = {int(key): str(symbol) for key, symbol in symbols.items()}
-    species = [named[t] for t in range(num_types)] if set(named) >= set(range(num_types)) else None
+    named = {str(key): str(symbol) for key, symbol in symbols.items()}
+    types = [str(number) for number in range(num_types)]
+    species = [named[number] for number in types] if set(named) >= set(types) else None
     if "PairPotentialTerm" not in builders:
         options.ignore("pair_style", "units")
         return None, None, species

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from allegro_sim.errors import CheckpointImportError
-from allegro_sim.model.description import BesselEmbedding, Mlp
+from allegro_sim.model.description import BesselEmbedding, LatentCutoff, Mlp
 from allegro_sim.model.irreps import Irrep, Path, component_slices, total_dim
 from allegro_sim.model.wigner import product_coefficients
 from allegro_sim.tools.importing.options import Options, Tensors
@@ -102,6 +102,31 @@ def read_one_hot_radial(
         with_constants=True,
     )
     return radial, order
+
+
+def read_latent_cutoff(
+    options: Options,
+    tensors: Tensors,
+    attributes: dict[str, Any],
+    num_layers: int,
+    r_max: float,
+    exponent: float,
+    tolerance: float,
+) -> LatentCutoff:
+    """The cutoff of what the latent MLPs of allegro 0.2 give. attributes: of a deployed model's modules, compared."""
+    kind = options.take("cutoff_type", "text", "polynomial")
+    start = float(options.take("r_start_cos_ratio", "number", 0.8))
+    if kind not in ("polynomial", "cosine"):
+        raise options.error("cutoff_type", f"is {kind!r}; polynomial or cosine is expected")
+    given = options.take("per_layer_cutoffs", "list", [r_max] * (num_layers + 1))
+    if not all(isinstance(radius, (int, float)) and 0 < radius <= r_max for radius in given):
+        raise options.error("per_layer_cutoffs", f"is {given!r}; lengths of at most r_max, {r_max:g}, are expected")
+    radii = np.array(given, np.float64)
+    tensors.expect("allegro.per_layer_cutoffs", radii, tolerance)
+    check_attribute(attributes, "allegro.cutoff_type", kind, options.path)
+    check_attribute(attributes, "allegro.polynomial_cutoff_p", exponent, options.path)
+    check_attribute(attributes, "allegro.r_start_cos_ratio", start, options.path)
+    return LatentCutoff(kind, exponent if kind == "polynomial" else start, radii)
 
 
 def _scalar_or_vector(tensors: Tensors, name: str, count: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from allegro_sim.tools.importing.averages import Extrapolated
 from allegro_sim.tools.importing.unpickle import Tensor
 
 _REQUIRED = object()
+_MOST = {"l_max": 11, "irreps_edge_sh": 11, "num_layers": 100}  # e3nn has harmonics up to that degree
+_LARGEST = 100_000  # of other sizes: no model comes near, and none may take memory without end before it is found wrong
 _KINDS = {"integer": int, "number": (int, float), "flag": bool, "text": str, "mapping": dict, "list": list}
 
 
@@ -24,8 +27,14 @@ class Options:
         self._path = path
         self._where = where
 
+    @property
+    def path(self) -> Path:
+        """The file, for messages."""
+        return self._path
+
     def take(self, name: str, kind: str = "any", default: Any = _REQUIRED) -> Any:
-        """Remove and return an option of the given kind (see `_KINDS`, or "any"). None counts as absent.
+        """Remove and return an option of the given kind (see `_KINDS`, or "any"). None counts as absent. Integers are
+        sizes, so not negative, and not larger than any model's; numbers are finite.
 
         Raises CheckpointImportError when it is missing without a default, or of another kind.
         """
@@ -40,6 +49,17 @@ class Options:
             not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind != "flag")  # type: ignore[arg-type]
         ):
             raise self.error(name, f"is {value!r}; a {kind} is expected")
+        if kind == "integer" and not 0 <= value <= _MOST.get(name, _LARGEST):
+            raise self.error(name, f"is {value!r}; 0 to {_MOST.get(name, _LARGEST)} is expected")
+        if kind == "number" and not isfinite(value):
+            raise self.error(name, f"is {value!r}; a finite number is expected")
+        return value
+
+    def take_length(self, name: str) -> float:
+        """A positive number, in Å. Raises CheckpointImportError for others."""
+        value = float(self.take(name, "number"))
+        if value <= 0.0:
+            raise self.error(name, f"is {value:g}; a positive length is expected")
         return value
 
     def peek(self, name: str, kind: str, default: Any) -> Any:

@@ -80,8 +80,11 @@ def read_tensor_track(options: Options, num_layers: int) -> TensorTrack:
     Raises CheckpointImportError for irreps that cannot be read or that no model of upstream's has.
     """
     if options.has("irreps_edge_sh"):
-        found = options.take("irreps_edge_sh")
-        harmonics = harmonic_irreps(found) if isinstance(found, int) else _irreps(options, "irreps_edge_sh", found)
+        found = options.peek("irreps_edge_sh", "any", None)
+        if isinstance(found, int):
+            harmonics = harmonic_irreps(options.take("irreps_edge_sh", "integer"))
+        else:
+            harmonics = _irreps(options, "irreps_edge_sh", options.take("irreps_edge_sh"))
         allowed = _irreps(options, "tensor_track_allowed_irreps", options.take("tensor_track_allowed_irreps", "text"))
     else:
         l_max = options.take("l_max", "integer")

@@ -28,7 +28,7 @@ from allegro_sim.errors import CheckpointImportError, InputError
 from allegro_sim.model.consistency import named_arrays
 from allegro_sim.model.description import AllegroModel
 from allegro_sim.tools.importing.build import Built, build_model
-from allegro_sim.tools.importing.source import open_any
+from allegro_sim.tools.importing.source import Source, open_any
 from allegro_sim.tools.main import main
 
 FORMS = sorted(path.name.removesuffix(".nequip.pth") for path in FOLDER.glob("*.nequip.pth"))
@@ -180,6 +180,42 @@ def test_averages_that_do_not_fit_are_refused_and_raw_weights_can_be_had(tmp_pat
     assert "no averaged weights" in refusal(write_saved(path, content))
     tensors["extra.weight"] = taken
     assert "unknown tensors extra.weight" in refusal(write_saved(path, content))
+
+
+def test_options_and_tensors_that_no_model_has_are_named_in_a_package(tmp_path: Path) -> None:
+    source = FOLDER / "zbl_metal.nequip.zip"
+
+    def add_option(name: str, content: bytes) -> bytes:
+        return content.replace(b"num_layers:", b"new_option: 3\n    num_layers:") if name.endswith(".yaml") else content
+
+    assert "unknown option model.new_option = 3" in refusal(rewrite(source, tmp_path / "option.nequip.zip", add_option))
+    opened = open_any(source)
+    assert isinstance(opened, Source)
+    opened.state["model.func.allegro.extra.weight"] = next(iter(opened.state.values()))
+    with pytest.raises(CheckpointImportError, match=r"unknown tensors allegro\.extra\.weight"):
+        build_model(opened)
+
+
+def test_modules_attributes_and_tensors_that_no_model_has_are_named_in_a_compiled_one(tmp_path: Path) -> None:
+    changes: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "unknown tensors allegro.extra": lambda found: found["allegro"].state.update(extra=np.ones(3)),
+        "allegro (allegro.nn._allegro.Allegro_Module) has self_interaction = True": (
+            lambda found: found["allegro"].state.update(self_interaction=True)
+        ),
+        "allegro.drop (torch.nn.modules.dropout.Dropout) is none": (
+            lambda found: found["allegro"].state.update(drop=scripted("torch.nn.modules.dropout.Dropout"))
+        ),
+        "my.Norm": lambda found: found["edge_readout"].state.update(norm=scripted("my.Norm")),
+        "more (allegro.nn.More) is not supported": lambda found: found.update(more=scripted("allegro.nn.More")),
+        "has constant = 2.0": lambda found: found["total_energy_sum"].state.update(constant=2.0),
+        "LennardJones', which is not supported": (
+            lambda found: found.update(pair_potential=scripted("nequip.nn.pair_potential.LennardJones", lj_style="lj"))
+        ),
+    }
+    for words, change in changes.items():
+        top, texts = read_scripted(FOLDER / "zbl_metal.nequip.pth")
+        change(top.state["model"].state["func"].state)
+        assert words in refusal(write_scripted(tmp_path / "changed.nequip.pth", top, texts)), words
 
 
 @pytest.mark.parametrize("ending", [".nequip.zip", ".nequip.pth"])

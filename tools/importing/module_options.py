@@ -15,6 +15,7 @@ import numpy as np
 
 from allegro_sim.errors import CheckpointImportError
 from allegro_sim.tools.importing.elements import symbol_of
+from allegro_sim.tools.importing.known_modules import refuse_unknown_modules
 from allegro_sim.tools.importing.module_tree import Module
 from allegro_sim.tools.importing.unpickle import Record, Tensor
 
@@ -84,6 +85,7 @@ def options_of(top: Module, metadata: dict[str, str], path: Path) -> dict[str, A
     for name, child in network.children.items():
         if name not in _KNOWN:
             raise find.error(child, "is not supported")
+    refuse_unknown_modules(network, path)
     for name, kind in _KINDS.items():
         find.module(name, kind)
     for name, option in (("edge_eng_sum", "sum"), ("total_energy_sum", "sum")):

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from allegro_sim.model.caveats import jump_warnings
-from allegro_sim.model.weight_file import load_model, read_provenance, read_self_checks, summary
+from allegro_sim.model.summary import summary
+from allegro_sim.model.weight_file import load_model, read_provenance, read_self_checks
 from allegro_sim.potential.folding import fold_model
 from allegro_sim.tools.importing.summary import describe_model
 

@@ -34,12 +34,13 @@ from allegro_sim.model.hdf5_fields import (
 from allegro_sim.model.irreps import Irrep
 from allegro_sim.model.irreps import Path as TensorPath
 from allegro_sim.model.self_check import SelfCheck
+from allegro_sim.model.summary import irreps_text
 
 FORMAT = "allegro-sim-model"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 """2 added the stages of the legacy generation and `so3`, 3 the Lennard-Jones term, 4 repeated irreps and
 scales of the pair term, 5 `scatter_features`, 6 the reach of a pair term and Bessel functions without a cutoff
-function. A file has the least that it needs."""
+function, 7 scalar features kept beyond the cutoff of a layer. A file has the least that it needs."""
 
 _HYPERPARAMETERS: dict[str, type] = {
     "generation": str,
@@ -55,17 +56,6 @@ _REPEATED = ("repeated_harmonics", "repeated_tensors")
 _LEGACY_HYPERPARAMETERS: dict[str, type] = {"self_edge": bool, "latent_update": str}
 _LEGACY_ARRAYS = ("latent_factors", "edge_scales", "pair_scales")
 _LEGACY_LAYER_ARRAYS = ("environment_mix", "mix_in", "mix_out")
-_NOT_WEIGHTS = (
-    "types/",
-    "cutoffs",
-    "zbl/",
-    "environment_norms",
-    "edge_sum_norms",
-    "scales",
-    "shifts",
-    "latent_",
-    "pair_scales",
-)
 
 
 def save_model(
@@ -131,49 +121,6 @@ def read_self_checks(path: str | os.PathLike) -> list[SelfCheck]:
         return [_read_self_check(group.group(name)) for name in sorted(group.names(), key=int)]
 
 
-def summary(model: AllegroModel) -> dict:
-    """What a user wants to know of a model, as values JSON can hold; lengths in Å, masses in Da, energies in eV."""
-    bessel = isinstance(model.radial, BesselEmbedding)
-    return {
-        "generation": model.generation,
-        "so3": model.so3,
-        "self_edge": model.self_edge,
-        "latent_update": model.latent_update,
-        "type_names": list(model.type_names),
-        "atomic_numbers": [int(number) for number in model.atomic_numbers],
-        "masses": [float(mass) for mass in model.masses],
-        "cutoffs": model.cutoffs.tolist(),
-        "r_max": float(model.reaches.max()),
-        "num_weights": count_weights(model),
-        "trained_dtype": model.trained_dtype,
-        "l_max": model.l_max,
-        "parity": model.parity,
-        "num_layers": model.num_layers,
-        "num_scalar_features": model.num_scalar_features,
-        "num_tensor_features": model.num_tensor_features,
-        "individual_irreps": model.individual_irreps,
-        "scatter_features": model.scatter_features,
-        "radial_embedding": "bessel" if bessel else "spline",
-        "activations": {
-            "embed_mlp": model.embed_mlp.activation,
-            "latent": sorted({layer.latent.activation for layer in model.layers}),
-            "readout": model.readout.activation,
-        },
-        "num_paths": [len(layer.paths) for layer in model.layers],
-        "irreps": [_irreps_text(layer.irreps_in) for layer in model.layers],
-        "repeated_irreps": sorted({str(irrep) for irrep in (*model.repeated_harmonics, *model.repeated_tensors)}),
-        "zbl": isinstance(model.pair_term, Zbl),
-        "lennard_jones": isinstance(model.pair_term, LennardJones),
-        "scales": [float(scale) for scale in model.scales],
-        "shifts": [float(shift) for shift in model.shifts],
-    }
-
-
-def count_weights(model: AllegroModel) -> int:
-    """Number of weights of the network itself, as folded: without types, cutoffs, norms, scales and shifts."""
-    return sum(array.size for name, array, _ in named_arrays(model) if not name.startswith(_NOT_WEIGHTS))
-
-
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -185,12 +132,13 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
     least = 5 if model.scatter_features else least
     sharp = isinstance(model.radial, BesselEmbedding) and model.radial.cutoff_exponent is None
     least = 6 if sharp or getattr(model.pair_term, "reach", None) is not None else least
+    least = 7 if any(model.keeps_scalars(k) for k in range(model.num_layers + 1)) else least
     write_attribute(file, "format_version", least)
     if least > 1:
         write_attribute(file, "so3", model.so3)
     if least > 3:
         for name in _REPEATED:
-            write_attribute(file, name, _irreps_text(getattr(model, name)))
+            write_attribute(file, name, irreps_text(getattr(model, name)))
     if least > 4:
         write_attribute(file, "scatter_features", model.scatter_features)
     for name in (*_HYPERPARAMETERS, *(_LEGACY_HYPERPARAMETERS if model.is_legacy else ())):
@@ -212,8 +160,8 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
     write_attribute(file["readout"], "activation", model.readout.activation)
     for k, layer in enumerate(model.layers):
         group = file[f"layers/{k}"]
-        write_attribute(group, "irreps_in", _irreps_text(layer.irreps_in))
-        write_attribute(group, "irreps_out", _irreps_text(layer.irreps_out))
+        write_attribute(group, "irreps_in", irreps_text(layer.irreps_in))
+        write_attribute(group, "irreps_out", irreps_text(layer.irreps_out))
         write_array(group, "paths", np.array([(path.first, path.second, path.out) for path in layer.paths], np.int64))
         write_attribute(group["latent"], "activation", layer.latent.activation)
         if layer.environment_mlp is not None:
@@ -227,10 +175,6 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
         write_attribute(file["latent_cutoff"], "parameter", model.latent_cutoff.parameter)
     _write_pair_term(file, model.pair_term)
     write_texts(file, "hyperparameters", [json.dumps(model.hyperparameters, sort_keys=True, default=str)])
-
-
-def _irreps_text(irreps: tuple[Irrep, ...]) -> str:
-    return " ".join(map(str, irreps))
 
 
 def _write_pair_term(file: h5py.File, term: Zbl | LennardJones | None) -> None:

@@ -16,13 +16,13 @@ from allegro_sim.errors import ModelFileError, OutputError
 from allegro_sim.model.consistency import find_inconsistency, named_arrays
 from allegro_sim.model.description import BesselEmbedding
 from allegro_sim.model.self_check import make_reference_self_checks
+from allegro_sim.model.summary import summary
 from allegro_sim.model.weight_file import (
     FORMAT_VERSION,
     load_model,
     read_provenance,
     read_self_checks,
     save_model,
-    summary,
 )
 
 OPTIONS = [

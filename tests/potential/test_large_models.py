@@ -14,7 +14,8 @@ from support.stage_reference import over_bounds, replay
 from allegro_sim.cell import Cell
 from allegro_sim.evaluation import Evaluator
 from allegro_sim.model.reference import evaluate_structure
-from allegro_sim.model.weight_file import load_model, read_provenance, summary
+from allegro_sim.model.summary import summary
+from allegro_sim.model.weight_file import load_model, read_provenance
 from allegro_sim.potential import folding
 from allegro_sim.potential.folding import SeparableTable, fold_model, pair_basis
 from allegro_sim.tools.benchmark_legacy import many_types_model

@@ -57,6 +57,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "env_embed_multiplicity": 2, "edge_sh_normalization": "integral", "env_embed_mlp_latent_dimensions": [8],
         "env_embed_mlp_nonlinearity": "silu", "parity": "o3_restricted",
     }),
+    "batch_norms": ("0.2", {
+        "l_max": 1, "env_embed_multiplicity": 2, "parity": "o3_restricted", "num_layers": 1,
+        "two_body_latent_mlp_batchnorm": True, "two_body_latent_mlp_latent_dimensions": [8, 6, 16],
+    }),
     "so3_replaced": ("0.2", {
         "l_max": 3, "parity": "so3", "env_embed_multiplicity": 2, "latent_resnet": False,
         "norm_basis_mean_shift": False, "latent_mlp_latent_dimensions": [16], "edge_eng_mlp_latent_dimensions": [],
@@ -286,6 +290,9 @@ def randomize(model: Any, name: str) -> None:
                 value.copy_(torch.tensor(rng.uniform(0.5, 1.7, shape)))
             elif "latent_resnet" in key:
                 value.copy_(torch.tensor(rng.normal(size=shape)))
+            elif "._bn_" in key and not key.endswith("num_batches_tracked"):
+                spread = (0.4, 1.6) if key.endswith((".weight", "running_var")) else (-0.6, 0.6)
+                value.copy_(torch.tensor(rng.uniform(*spread, shape)))
             elif key.endswith("bessel_weights"):
                 value.mul_(torch.tensor(rng.uniform(0.95, 1.05, shape)))
     model.load_state_dict(state)

@@ -37,7 +37,9 @@ def _import(name: str, changes: dict, tensors: dict | None = None, drop: str = "
     [
         ("five_layers", {"embed_initial_edge": False}, "embed_initial_edge is False"),
         ("five_layers", {"latent_mlp_nonlinearity": "ssp"}, "latent_mlp_nonlinearity is 'ssp'"),
-        ("five_layers", {"latent_mlp_batchnorm": True}, "latent_mlp_batchnorm"),
+        ("five_layers", {"latent_mlp_batchnorm": True}, "latent_mlp_batchnorm is true.*biases"),
+        ("p_l3_collected", {"two_body_latent_mlp_batchnorm": True}, "two_body_latent_mlp_batchnorm is true"),
+        ("batch_norms", {"two_body_latent_mlp_batchnorm": False}, r"unknown tensors allegro\.latents\.0\."),
         ("five_layers", {"pad_to_alignment": 4}, r"_big_w3j does not hold what"),
         ("five_layers", {"pad_to_alignment": 0}, "pad_to_alignment is 0"),
         ("five_layers", {"l_max": 10**18}, f"l_max is {10**18}; 0 to 11"),
@@ -90,6 +92,8 @@ def test_tensors_are_all_used():
         _import("five_layers", {}, {"shift_by": np.array(1.5)})
     with pytest.raises(CheckpointImportError, match="neither the tensor"):
         _import("five_layers", {}, drop="allegro.per_layer_cutoffs")
+    with pytest.raises(CheckpointImportError, match=r"unknown tensors allegro\.choice"):
+        _import("five_layers", {}, {"allegro.choice": np.array([1, 0])})
     index = np.zeros(4, np.int64)
     with pytest.raises(CheckpointImportError, match="_w_index"):
         _import("five_layers", {}, {"allegro._env_weighter._w_index": index})
@@ -112,6 +116,16 @@ def test_radial_functions_without_a_cutoff_function_are_told():
 def test_cutoffs_of_pairs_that_the_radial_functions_do_not_look_at_are_told():
     model, notes = _import("original_basis_pair_cutoffs", {})
     assert "per_edge_type_cutoff has no effect" in notes[0] and (model.cutoffs == 4.0).all()
+
+
+def test_the_highest_frequency_says_how_many_radial_functions_there_are():
+    changes = {"num_bessels_per_basis": "absent", "bessel_frequency_cutoff": 4.5}  # 4.5 * 4 / pi = 5.7
+    found, expected = _import("uuup_self_edge", changes)[0], legacy_model("uuup_self_edge")
+    assert all(
+        np.array_equal(a, b) for (_, a, _), (_, b, _) in zip(named_arrays(found), named_arrays(expected), strict=True)
+    )
+    with pytest.raises(CheckpointImportError, match="calls for"):
+        _import("uuup_self_edge", changes | {"bessel_frequency_cutoff": 5.0})
 
 
 def test_layer_cutoffs_below_r_max_are_told():

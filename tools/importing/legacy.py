@@ -23,9 +23,9 @@ from allegro_sim.tools.importing.legacy_energies import (
     read_energies,
     read_legacy_pair_term,
 )
+from allegro_sim.tools.importing.legacy_mlps import LegacyMlps
 from allegro_sim.tools.importing.legacy_options import finish_legacy_options, refuse_legacy_options
 from allegro_sim.tools.importing.legacy_parts import (
-    LegacyMlps,
     check_attribute,
     expect_couplings,
     parse_irreps,
@@ -47,6 +47,7 @@ _BUILDERS = ("allegro.model.Allegro", "Allegro", "PerSpeciesRescale", "RescaleEn
              "ForceOutput", "PartialForceOutput", "StressForceOutput", "initialize_from_state", "load_model_state",
              "allegro.model.initialize_from_state")  # fmt: skip
 _CONSTANTS = ("_empty", "allegro._zero")
+_COUNTS = ("allegro._env_weighter._w_index", ".num_batches_tracked")  # the first is compared
 _MIXING = ("uuulin", "uuup", "uvvp", "p")
 
 
@@ -67,6 +68,9 @@ class _Reader:
         self.options = Options(source.config, source.path, "config")
         dtypes = {name: _dtype_read(tensor) for name, tensor in source.tensors.items()}
         floats = {name: tensor for name, tensor in source.tensors.items() if dtypes[name].kind == "f"}
+        others = sorted(name for name in dtypes if name not in floats and not name.endswith(_COUNTS))
+        if others:
+            raise CheckpointImportError(f"{source.path}: unknown tensors {', '.join(others[:6])}, which are no weights")
         self.tensors = Tensors(dict(floats), Path(source.path), {})
         self.type_names = source.metadata["type_names"].split()
         self.num_types = len(self.type_names)
@@ -199,7 +203,8 @@ class _Reader:
         options.ignore("use_original_normalized_basis")  # of 0.3; the basis of 0.2 is that one, times a cutoff function
         tensors.expect("allegro.env_sum_normalizations", np.full(self.num_layers, self.count**-0.5), self.tolerance)
         radial, order = read_one_hot_radial(options, tensors, self.num_types, self.r_max, self.exponent)
-        embed = self.mlps.read("two_body_latent", "allegro.latents.0", len(order), None)
+        of_center = slice(0, self.num_types)  # one-hot: its columns add up to 1
+        embed = self.mlps.read("two_body_latent", "allegro.latents.0", len(order), None, of_center)
         embed = replace(embed, weights=(embed.weights[0][order], *embed.weights[1:]))
         mixed_environment = options.take("linear_after_env_embed", "flag", False)
         factors = None

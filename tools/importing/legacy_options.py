@@ -81,6 +81,6 @@ def refuse_legacy_options(options: Options) -> None:
         if found is not True:
             raise options.error(name, f"is {found!r}, which is not supported; true is")
     for mlp in _MLPS:
-        for suffix in ("mlp_batchnorm", "mlp_bfloat16", "mlp_bias"):
+        for suffix in ("mlp_bfloat16", "mlp_bias"):
             if options.take(f"{mlp}_{suffix}", "flag", False):
                 raise options.error(f"{mlp}_{suffix}", "is true, which is not supported")

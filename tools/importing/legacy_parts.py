@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import pi, sqrt
 from typing import Any
 
@@ -13,59 +12,6 @@ from allegro_sim.model.description import BesselEmbedding, LatentCutoff, Mlp
 from allegro_sim.model.irreps import Irrep, Path, component_slices, total_dim
 from allegro_sim.model.wigner import product_coefficients
 from allegro_sim.tools.importing.options import Options, Tensors
-
-_SILU_GAIN = 1.6791767923989418
-"""1/sqrt(<silu(x)^2>) over a normal distribution, as e3nn's `normalize2mom` samples it (a million numbers, seed 0)."""
-
-
-class LegacyMlps:
-    """Reads MLPs (upstream's ScalarMLPFunction): y = x @ (W_n gain/sqrt(fan_in)), the gain 1 for the first matrix."""
-
-    def __init__(self, options: Options, tensors: Tensors) -> None:
-        self._options, self._tensors = options, tensors
-
-    def dimensions(self, name: str) -> list[int]:
-        """The option `NAME_mlp_latent_dimensions`."""
-        option = f"{name}_mlp_latent_dimensions"
-        widths = self._options.peek(option, "list", None)
-        if widths is None or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in widths):
-            raise self._options.error(option, f"is {widths!r}; a list of widths is expected")
-        return widths
-
-    def read(self, name: str, prefix: str, size_in: int, size_out: int | None) -> Mlp:
-        """The MLP of the options NAME_mlp_... whose tensors begin with `prefix`.
-
-        size_out: width of a last matrix behind those of the latent dimensions, or None where there is none.
-        """
-        widths = [size_in, *self.dimensions(name), *([] if size_out is None else [size_out])]
-        activation = self._activation(f"{name}_mlp_nonlinearity")
-        weights = []
-        for n, (before, after) in enumerate(pairwise(widths)):
-            gain = 1.0 if n == 0 or activation == "identity" else _SILU_GAIN
-            weights.append(
-                self._tensors.take(f"{prefix}._forward._weight_{n}", (before, after)) * (gain / sqrt(before))
-            )
-        if not weights:
-            raise self._options.error(f"{name}_mlp_latent_dimensions", "is empty; at least one width is expected")
-        if activation == "identity" or len(weights) == 1:
-            product = weights[0]
-            for matrix in weights[1:]:
-                product = product @ matrix
-            return Mlp((product,), "identity")
-        return Mlp(tuple(weights), activation)
-
-    def finish(self, *names: str) -> None:
-        """The options of these MLPs are used up."""
-        for name in names:
-            self._options.ignore(f"{name}_mlp_latent_dimensions", f"{name}_mlp_nonlinearity")
-
-    def _activation(self, option: str) -> str:
-        if self._options.is_null(option):
-            return "identity"
-        value = self._options.peek(option, "text", "silu")
-        if value != "silu":  # "ssp" is upstream's other one, but its code cannot build a model with it
-            raise self._options.error(option, f"is {value!r}, which is not supported; silu and null are")
-        return value
 
 
 def read_one_hot_radial(

@@ -1,9 +1,9 @@
 // The MLPs on tiles of rows, forward and backward. One block computes one tile.
 //
 // An MLP begins with the two-body table (embedding) or rows of features, and ends in columns of features or in energies
-// (read-out, whose way back begins there and then). Its hidden features stay in shared memory; what the backward pass needs of them are the slopes f' of the
-// activations, kept in memory. Every number of an edge is computed from that edge's row alone, in an order that does
-// not depend on the row's place. Each MLP is a struct of constants written by mlp_header.py (`Mlp`, with the chains
+// (read-out, whose way back begins there and then). Its hidden features stay in shared memory, but for those that others
+// read, too; what the backward pass needs of them are the slopes f' of the activations, kept in memory. Every number of
+// an edge is computed from that edge's row alone, in an order that does not depend on the row's place. Each MLP is a struct of constants written by mlp_header.py (`Mlp`, with the chains
 // Mlp::Forward and Mlp::Backward), and so are the entry points that call the functions below, and the structs that know
 // where features stand (mlp_parts.py): `Rows` with at(z, k), `Columns` with store(z, column, pair), which rounds operands
 // as the MLP's parts say, and there(z, column, exists), to which a result is added where they say so.

@@ -5,9 +5,10 @@
 An evaluation runs through its kernels one after the other, so its floor is the sum of the kernels' floors, and a
 kernel's floor is the longest of the times that its bytes, its products, its float32, float64 and special-function work
 would take alone at the unit's peak. Arrays count once a kernel each way, as if nothing were left in a cache from the
-kernel before and nothing had to be read twice; weights, shared by all tiles, count as operations only. So the floors
-are of the layered potential as it is built (README.md of kernels: each array that goes through memory, and why); an
-evaluation whose chunk stays in the second-level cache may run below its share of bytes.
+kernel before and nothing had to be read twice; what a block reads of what it has itself written does not count, nor do
+weights, shared by all tiles, but as operations. So the floors are of the layered potential as it is built (README.md of
+kernels: each array that goes through memory, and why); an evaluation whose chunk stays in the second-level cache may
+run below its share of bytes.
 
 Sizes are those of kernels/README.md: S scalars, U channels, M components, padded to 8 (SP, UP); NE, NW weights of the
 environment and of V_0; LDX = UP + (L + 1) SP columns of x. Bytes are of padded rows, as they are moved; operations are

@@ -11,6 +11,8 @@ from allegro_sim.tools.roofline_shapes import KernelWork, Shape, Work, make_work
 def mlp_works(shape: Shape, mlp: str, *, forward: bool) -> list[KernelWork]:
     """The kernels of "embedding", "latent_<k>" or "readout" in one direction, in order."""
     chain = shape.chains[mlp]
+    if mlp == shape.latent_of_readout:
+        return []
     return (_fused if shape.is_fused(mlp, chain) else _wide)(shape, mlp, chain, forward=forward)
 
 
@@ -107,7 +109,11 @@ def _gradients(columns: dict[str, int]) -> dict[str, int]:
 def _fused(shape: Shape, mlp: str, chain: Chain, *, forward: bool) -> list[KernelWork]:
     """One kernel: hidden features stay in shared memory, only slopes of activations go out and come back."""
     if mlp == "readout":
-        return [_readout(shape, chain)] if forward else []
+        return [_there_and_back(shape)] if forward else []
+    return [KernelWork(f"{mlp}_{'forward' if forward else 'backward'}", _one_way(shape, mlp, chain, forward), Work())]
+
+
+def _one_way(shape: Shape, mlp: str, chain: Chain, forward: bool) -> Work:
     real = shape.real
     inputs, outputs = _ends(shape, mlp)
     work = _chain_operations(shape, chain, forward)
@@ -129,11 +135,25 @@ def _fused(shape: Shape, mlp: str, chain: Chain, *, forward: bool) -> list[Kerne
         else:  # gradients of scalar features are added to, those of invariants are overwritten
             work.read["dx"] += (inputs["x"] - _overwritten(shape, mlp)) * real
             work.written["dx"] = inputs["x"] * real
-    return [KernelWork(f"{mlp}_{'forward' if forward else 'backward'}", work, Work())]
+    return work
 
 
-def _readout(shape: Shape, chain: Chain) -> KernelWork:
-    """Both ways in one kernel: slopes of the last activation stay in registers."""
+def _there_and_back(shape: Shape) -> KernelWork:
+    """The read-out, and the last latent MLP where it is of the same kernel: what one part reads of what another has
+    written does not go through memory."""
+    readout = _readout(shape, shape.chains["readout"])
+    if (latent := shape.latent_of_readout) is None:
+        return KernelWork("readout", readout, Work())
+    forward, backward = (_one_way(shape, latent, shape.chains[latent], way) for way in (True, False))
+    work = forward.plus(readout).plus(backward)
+    work.read = {**forward.read, "pairs": readout.read["pairs"]}
+    work.written = {**forward.written, **readout.written, **backward.written}
+    work.written["dx"] = readout.written["dx"] + shape.up * shape.real  # of scal, and of all scalar features
+    return KernelWork(f"{latent}_readout", work, Work())
+
+
+def _readout(shape: Shape, chain: Chain) -> Work:
+    """Both ways in one kernel: slopes of the last activation stay in registers, others are read again from a cache."""
     work = _chain_operations(shape, chain, True).plus(_chain_operations(shape, chain, False))
     features = float(_ends(shape, "readout")[0]["x"] * shape.real)
     slopes = {
@@ -141,10 +161,10 @@ def _readout(shape: Shape, chain: Chain) -> KernelWork:
         for n, linear in enumerate(chain[:-1])
         if linear.activated
     }
-    work.read.update({"x": features, "pairs": 4.0} | slopes)
+    work.read.update({"x": features, "pairs": 4.0})
     work.written.update({"dx": features, "edge_energies": 8.0} | slopes)
     work.double += 2.0 * len(shape.folded.energy_weights)
-    return KernelWork("readout", work, Work())
+    return work
 
 
 def _wide(shape: Shape, mlp: str, chain: Chain, *, forward: bool) -> list[KernelWork]:

@@ -124,6 +124,13 @@ class Shape:
         return {"embedding": self.folded.two_body_and_embedding, **latents, "readout": self.folded.readout}
 
     @property
+    def latent_of_readout(self) -> str | None:
+        """The latent MLP that is of one kernel with the read-out, which goes both ways."""
+        last = f"latent_{self.layers - 1}"
+        together = not self.model.is_legacy and all(self.is_fused(mlp, self.chains[mlp]) for mlp in (last, "readout"))
+        return last if together else None
+
+    @property
     def fused(self) -> bool:
         return all(self.is_fused(mlp, chain) for mlp, chain in self.chains.items())
 

@@ -183,7 +183,7 @@ template <class Chain, class Rows, class Epilogue> struct ChainRun {
   // The results of a block, from the FIRST eight of columns on.
   template <class Shape, int FIRST> DEVICE void take_last(Sums<Place<Chain>::MI, Shape::NJ>& sums, int block) {
     constexpr int NJ = Shape::NJ, FEW = PRECISION_MIXED ? 4 : 2;  // as many loads as there are registers for
-    constexpr int TOGETHER = Epilogue::ADDS ? FEW : NJ;
+    constexpr int TOGETHER = Epilogue::ADDS || Epilogue::TURNS ? FEW : NJ;
     constexpr int LAST = FIRST + TOGETHER < NJ ? FIRST + TOGETHER : NJ;
     if constexpr (Epilogue::ADDS) add_what_is_there<Shape, FIRST, LAST>(sums, block);
     for_each_pair<Chain, NJ, Shape::N, FIRST, LAST>(
@@ -191,6 +191,7 @@ template <class Chain, class Rows, class Epilogue> struct ChainRun {
         [&](int i, int half, int row, int column, REAL2 pair) {
           epilogue.last(i, half, start + row, column, pair);
         });
+    if constexpr (Epilogue::TURNS) __syncwarp();  // no loads of the next ones yet: they would not fit
     if constexpr (LAST < NJ) take_last<Shape, LAST>(sums, block);
   }
 

@@ -313,7 +313,7 @@ def on_kernels(mlps: Mlps, module: CpuModule, edges: Edges, shift: int = 0) -> R
     stages = mlp_header.mlp_stages(d, mlps.shapes, [capacity])
 
     def launch(stage: str) -> None:
-        for step in stages[stage]:
+        for step in stages.get(stage, ()):  # the last latent MLP may be part of the read-out's
             if isinstance(step, Product):
                 multiply(buffers, step, count)
                 continue
@@ -341,8 +341,9 @@ def on_kernels(mlps: Mlps, module: CpuModule, edges: Edges, shift: int = 0) -> R
         buffers["x"][rows, : d.UP] = 0.0
         buffers["x"][rows, : sizes.channels] = edges.invariants[k]
         launch(f"latent_{k}_forward")
-    for stage in mlp_header.stage_names(mlps.shapes[-1]):
-        launch(stage)
+    for stage in stages:
+        if "readout" in stage:
+            launch(stage)
     results = Results(
         [scalars("x", k) for k in range(sizes.layers + 1)],
         [of_model(array) for array in buffers["env"]],

@@ -88,8 +88,9 @@ def test_operands_that_are_cut_off_would_be_found(name):
         replay(potential)
     deviations = replay(potential, must_be_operands=False)
     for layer in range(model.num_layers):
-        assert deviations[f"latent_{layer}_forward: s_{layer + 1}"] > 5 * MIXED_MLP
-        assert deviations[f"latent_{layer}_backward: dscal_{layer}"] > 5 * MIXED_MLP
+        for result in (f"s_{layer + 1}", f"dscal_{layer}"):
+            of_latent = [key for key in deviations if key.startswith(f"latent_{layer}_") and key.endswith(result)]
+            assert min(deviations[key] for key in of_latent) > 5 * MIXED_MLP
 
 
 def test_a_write_outside_of_an_array_is_found_at_its_launch():

@@ -32,7 +32,8 @@ class Traffic:
     """Bytes of global memory of one kernel, and operations of the matrix units, over all launches so far.
 
     `loaded`, `stored`, `added` (atomics): as every thread asks for them. `loaded_once`, `stored_once`: what a block
-    touches of an array counted once in the block (words of 4 bytes), summed over blocks. `per_argument` holds the same
+    touches of an array counted once in the block (words of 4 bytes), summed over blocks; what a block reads of what it
+    has written itself is not counted: it comes from a cache. `per_argument` holds the same
     five for each parameter, in order; of parameters that overlap, the first. Of `matrix_operations` a multiply-add
     is two.
     """

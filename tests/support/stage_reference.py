@@ -165,6 +165,8 @@ class _Chunk:
             return method(int(direction))
         if name.startswith("scatter_"):
             return getattr(scatter_stages, name)(self, int(direction))
+        if name.startswith("latent_") and direction == "readout":
+            return self._last_latent_and_readout(int(name.split("_")[1]))
         if name.startswith("latent_"):
             return getattr(self, f"_latent_{direction}")(int(name.split("_")[1]))
         return getattr(self, f"_{stage}")()
@@ -234,11 +236,11 @@ class _Chunk:
     def _activate(self, name: str, n: int, rows: np.ndarray, found: dict) -> np.ndarray:
         function, slope = (way(rows.astype(np.float64)) for way in self._activation(name))
         if (kept := self._after.get(f"before_{name}_{n}")) is not None:
-            found[f"before {n}"] = (kept[: self._edges, : rows.shape[1]], rows)
+            found[f"{name} before {n}"] = (kept[: self._edges, : rows.shape[1]], rows)
         elif f"slope_{name}_{n}" not in self._after:  # a kernel that goes both ways keeps it to itself
             self._turned[name, n] = self._cast(slope)
         else:
-            found[f"slope {n}"] = (self._slope(self._after, name, n, rows.shape[1]), self._cast(slope))
+            found[f"{name} slope {n}"] = (self._slope(self._after, name, n, rows.shape[1]), self._cast(slope))
         return self._cast(function)
 
     def _forward(self, name: str, rows: np.ndarray, found: dict) -> np.ndarray:
@@ -342,6 +344,21 @@ class _Chunk:
         found = self._readout_forward()
         self._before = self._after  # slopes of activations before the last
         return found | self._readout_backward()
+
+    def _last_latent_and_readout(self, k: int) -> dict:
+        """One kernel: what a part of it reads is what the part before has written."""
+        found, given = self._latent_forward(k), self._before
+        self._before = {**given, "x": self._after["x"]}
+        found |= self._readout_forward()
+        self._before = self._after
+        ways_back = self._readout_backward()
+        # Gradients by earlier features are complete only with the latent's; that by its own is the read-out's.
+        own = f"ds_{k + 1}"
+        found[own] = ways_back.pop(own)
+        self._before = {**self._after, "dx": self._after["dx"].copy()}
+        for n in range(k + 1):
+            self._scalars(self._before["dx"], n)[:] = ways_back[f"ds_{n}"][1]
+        return found | self._latent_backward(k)
 
     def _readout_backward(self) -> dict:
         model = self._model

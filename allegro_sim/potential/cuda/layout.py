@@ -219,7 +219,7 @@ class Layout:
         if updates is None:
             stages.append("embedding_forward")
             for k in range(self.model.num_layers):
-                stages += [*self.track.forward(k), f"latent_{k}_forward"]
+                stages += [*self.track.forward(k), *self._own(f"latent_{k}_forward")]
             return [*stages, *readout, "center_energies"]
         stages += [*updates.before, "embedding_forward", *updates.after_mlp(0)]
         for k in range(self.model.num_layers):
@@ -231,7 +231,7 @@ class Layout:
         updates, stages = self.updates, self._readout_stages()[1:]
         if updates is None:
             for k in reversed(range(self.model.num_layers)):
-                stages += [f"latent_{k}_backward", *self.track.backward(k)]
+                stages += [*self._own(f"latent_{k}_backward"), *self.track.backward(k)]
             return [*stages, "embedding_backward", "edge_forces"]
         for k in reversed(range(self.model.num_layers)):
             stages += [*updates.before_mlp_backward(k + 1), f"latent_{k}_backward", *self.track.backward(k)]
@@ -240,7 +240,11 @@ class Layout:
 
     def _readout_stages(self) -> list[str]:
         """Forward and backward, or one that is both."""
-        return [name for shape in self.shapes if shape.name == "readout" for name in mlp_header.stage_names(shape)]
+        return [name for name in mlp_header.stage_names(self.shapes) if "readout" in name]
+
+    def _own(self, stage: str) -> list[str]:
+        """The stage of an MLP, if it is one of its own."""
+        return [stage] if stage in mlp_header.stage_names(self.shapes) else []
 
     def _launch(self, piece: Piece, capacity: int, max_centers: int) -> Launch:
         sizes = {"capacity": capacity, "max_centers": max_centers, "first_row": piece.first_row}

@@ -1,18 +1,19 @@
 """How a chain of products runs on tiles of edges: tile, warps, slabs and shared memory (kernels/cuda/chain.cuh).
 
 Traffic an edge, in numbers, of an MLP with K inputs, N results, H activated features and W elements of its matrices:
-forward reads K and writes N + H (slopes), backward reads N + H and writes K (a latent reads its K - UP gradients too);
-the read-out, both ways in one kernel, reads K and writes K (and the slopes of all but its last activation, twice);
+forward reads K and writes N + H (slopes), backward reads N + H and writes K (a latent reads its K - UP gradients too).
+The last latent and the read-out, there and back in one kernel, read K of the latent and write its S features, slopes
+and the gradients of both: what they read again of these is still in the second-level cache, a tile's few hundred KB;
 the matrices go from the second-level cache to shared memory once a tile, W / tile numbers an edge. With 128 scalars, 64
 channels, two layers and two hidden layers of 128 everywhere: 304 k multiply-adds and 9.5 KB of matrices (float32).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from allegro_sim.potential.cuda.mlp_shapes import Dimensions, MlpShape, turns
+from allegro_sim.potential.cuda.mlp_shapes import Dimensions, MlpShape, turning, turns
 
 SHARED_BYTES = 99 * 1024
 """Shared memory of a block, at most: what compute capability 12.0 has."""
@@ -37,7 +38,8 @@ class ChainLayout:
 
     inner, outer: rows K and columns N of each product's matrix; weights: its place; method: how it is multiplied.
     from_memory: the first product's rows come from memory in slabs, otherwise `filled` columns of the tile are there.
-    turned: columns of the tile in the other direction, if one kernel goes both ways.
+    turned: columns of the tile in the other direction, if one kernel goes both ways. beside: other chains of the same
+    kernel, which share its tile.
     """
 
     inner: tuple[int, ...]
@@ -48,6 +50,7 @@ class ChainLayout:
     filled: int
     real_bytes: int
     turned: int = 0
+    beside: tuple[ChainLayout, ...] = ()
 
     @property
     def products(self) -> int:
@@ -59,8 +62,10 @@ class ChainLayout:
         return max([self.filled, self.turned, *self.outer[:-1]])
 
     def _choice(self) -> tuple[int, int, int]:
-        width = self.held or min(max(self.outer, default=8), 128)
-        for widest, choice in TILES["SPLIT_TF32" if "SPLIT_TF32" in self.method else self.real_bytes]:
+        chains = (self, *self.beside)
+        width = max(chain.held or min(max(chain.outer, default=8), 128) for chain in chains)
+        split = any("SPLIT_TF32" in chain.method for chain in chains)
+        for widest, choice in TILES["SPLIT_TF32" if split else self.real_bytes]:
             if width <= widest:
                 return choice
         raise ValueError(f"{width} hidden features do not fit the fused kernels")
@@ -81,7 +86,7 @@ class ChainLayout:
     def blocks_together(self) -> int:
         """Blocks that share a multiprocessor's registers: the more sums a lane has, the fewer, so that none spills."""
         few = self.held <= 128 and not {"MULTIPLY_ADD", "SUMS_OF_EIGHT"} & set(self.method)
-        if "SPLIT_TF32" in self.method and not self.from_memory and not self.turned:
+        if "SPLIT_TF32" in self.method and not (self.from_memory or self.turned or self.beside):
             few = False  # what fills the tile needs more beside twice the operands
         rows = self.tile // (16 * self.warps[0])
         sums = max((4 * rows * self.split(n)[0] for n in self.outer), default=0)  # of a lane
@@ -196,6 +201,14 @@ def weight_places(shapes: tuple[MlpShape, ...]) -> tuple[dict[tuple[str, int, bo
 
 def chain_layout(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: MlpShape, backward: bool) -> ChainLayout:
     """Layout of an MLP's dense products, forward or backward."""
+    layout = _alone(dimensions, shapes, shape, backward)
+    if shape not in (together := turning(shapes)):
+        return layout
+    others = (_alone(dimensions, shapes, one, way) for one in together for way in (False, True))
+    return replace(layout, beside=tuple(others))
+
+
+def _alone(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: MlpShape, backward: bool) -> ChainLayout:
     order = list(reversed(shape.dense)) if backward else list(shape.dense)
     places = weight_places(shapes)[0]
     ends = (1, 0) if backward else (0, 1)

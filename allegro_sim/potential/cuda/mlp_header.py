@@ -7,6 +7,7 @@ A module's text is: the macros of the sizes, common.cuh, `mlp_structs`, mlp.cu, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from allegro_sim.potential.cuda.mlp_chain import array_text, chain_layout
 from allegro_sim.potential.cuda.mlp_kernel import MlpKernel
@@ -23,20 +24,25 @@ from allegro_sim.potential.cuda.mlp_shapes import (
     mlp_buffers,
     mlp_chains,
     mlp_rounding,
+    turning,
     turns,
 )
 from allegro_sim.potential.cuda.mlp_wide import Piece, WideMlp
 from allegro_sim.potential.cuda.plan import Product
 
+Way = tuple[MlpShape, bool]
+"""An MLP and whether back; the read-out forward is both, where it turns."""
+
 
 def mlp_kernels(dimensions: Dimensions, shapes: tuple[MlpShape, ...]) -> tuple[MlpKernel, ...]:
-    """All kernels: one an MLP and direction where it fits shared memory (of the read-out one for both), element-wise
-    ones where it does not.
+    """All kernels: one an MLP and direction where it fits shared memory (one for all of `turning`), element-wise ones
+    where it does not.
     """
     found: list[MlpKernel] = []
-    for shape, backward in _passes(shapes):
+    for name, ways in _passes(shapes).items():
+        shape, backward = ways[0]
         if fits_shared_memory(shape):
-            found.append(_fused_kernel(dimensions, shapes, shape, backward))
+            found.append(_fused_kernel(dimensions, shapes, name, ways))
         else:
             found += WideMlp(dimensions, shapes, shape, [128]).kernels(backward)
     return tuple(found)
@@ -45,16 +51,15 @@ def mlp_kernels(dimensions: Dimensions, shapes: tuple[MlpShape, ...]) -> tuple[M
 def mlp_stages(
     dimensions: Dimensions, shapes: tuple[MlpShape, ...], blocks: Sequence[int]
 ) -> dict[str, tuple[Piece | Product, ...]]:
-    """What `embedding_forward`, `latent_0_forward` .. `embedding_backward` (`stage_names`) are made of: kernels and
-    products.
+    """What the stages of `stage_names` are made of, in their order: kernels and products.
 
     blocks: rows of each block of a chunk.
     """
     return {
-        _stage(shape, backward): (Piece(_stage(shape, backward), 0, sum(blocks)),)
-        if fits_shared_memory(shape)
-        else WideMlp(dimensions, shapes, shape, blocks).operations(backward)
-        for shape, backward in _passes(shapes)
+        name: (Piece(name, 0, sum(blocks)),)
+        if fits_shared_memory(ways[0][0])
+        else WideMlp(dimensions, shapes, ways[0][0], blocks).operations(ways[0][1])
+        for name, ways in _passes(shapes).items()
     }
 
 
@@ -68,39 +73,55 @@ def mlp_entry_points(dimensions: Dimensions, shapes: tuple[MlpShape, ...]) -> st
     return "".join(kernel.text() for kernel in mlp_kernels(dimensions, shapes))
 
 
-def stage_names(shape: MlpShape) -> tuple[str, ...]:
-    """Forward and backward, or the one stage that is both."""
-    return (shape.name,) if turns(shape) else tuple(_stage(shape, backward) for backward in (False, True))
+def stage_names(shapes: tuple[MlpShape, ...]) -> tuple[str, ...]:
+    """Stages of the MLPs: `embedding_forward`, `latent_0_forward` .. `embedding_backward`; in the place of those of
+    `turning` one, named after its MLPs: `readout`, or `latent_1_readout`.
+    """
+    return tuple(_passes(shapes))
 
 
-def _passes(shapes: tuple[MlpShape, ...]) -> list[tuple[MlpShape, bool]]:
-    """MLPs and whether backward; one that turns has its only stage on the way forward."""
-    return [(shape, backward) for backward in (False, True) for shape in shapes if not (backward and turns(shape))]
+def _passes(shapes: tuple[MlpShape, ...]) -> dict[str, tuple[Way, ...]]:
+    """The MLPs' ways of each stage, in order."""
+    together = turning(shapes)
+    apart = [shape for shape in shapes if shape not in together]
+    found: dict[str, tuple[Way, ...]] = {_stage(shape, False): ((shape, False),) for shape in apart}
+    if together:
+        back = [(shape, True) for shape in reversed(together) if not turns(shape)]
+        found["_".join(shape.name for shape in together)] = (*((shape, False) for shape in together), *back)
+    return found | {_stage(shape, True): ((shape, True),) for shape in apart}
 
 
 def _stage(shape: MlpShape, backward: bool) -> str:
+    """One way of an MLP, in the names of its structs too."""
     return shape.name if turns(shape) else f"{shape.name}_{'backward' if backward else 'forward'}"
 
 
-def _fused_kernel(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: MlpShape, backward: bool) -> MlpKernel:
-    layouts = [chain_layout(dimensions, shapes, shape, way) for way in ((False, True) if turns(shape) else (backward,))]
-    layout = layouts[0]
-    outputs, inputs, function, called = _signature(shape, backward)
-    casts = [name if name == "nullptr" else f"const_cast<REAL*>({name})" for name in _slopes(shape)]
+def _fused_kernel(dimensions: Dimensions, shapes: tuple[MlpShape, ...], name: str, ways: tuple[Way, ...]) -> MlpKernel:
+    """The kernel of some ways, one after the other for each tile."""
+    layouts = [
+        chain_layout(dimensions, shapes, shape, way)
+        for shape, backward in ways
+        for way in ((False, True) if turns(shape) else (backward,))
+    ]
+    layout, shape = layouts[0], ways[0][0]
+    calls = [_call(shape, backward) for shape, backward in ways]
+    written = dict.fromkeys(buffer for call in calls for buffer in call.outputs)
+    read = dict.fromkeys(buffer for call in calls for buffer in call.inputs)
     # Rows of components, and in float64 features added to what they came from, need more registers than 128 a thread.
     adds = dimensions.precision == "double" and any(part.added for part in shape.outputs)
     crowded = shape.each > 1 or adds
     return MlpKernel(
-        name=_stage(shape, backward),
+        name=name,
         threads=layout.threads,
         tile=layout.tile,
         shared_bytes=max(one.shared_bytes for one in layouts),
         blocks_together=256 // layout.threads if crowded else min(one.blocks_together for one in layouts),
-        outputs=outputs,
-        inputs=inputs,
+        outputs=tuple(written),
+        inputs=tuple(buffer for buffer in read if buffer not in written),
         body="  extern __shared__ __align__(16) unsigned char shared[];\n"
-        f"  const Slopes<Mlp_{shape.name}> slopes = {{{{{', '.join(casts or ['nullptr'])}}}}};\n"
-        f"  {function}<Mlp_{shape.name}>({', '.join(called)}, reinterpret_cast<REAL*>(shared));\n",
+        + "  __syncthreads();  // rows of this tile that are read next were written by other threads\n".join(
+            call.text for call in calls
+        ),
         over=shape.over,
         each=shape.each,
     )
@@ -109,6 +130,23 @@ def _fused_kernel(dimensions: Dimensions, shapes: tuple[MlpShape, ...], shape: M
 def _slopes(shape: MlpShape) -> list[str]:
     """Buffers of the slopes, a null pointer where none are kept."""
     return [kept_buffer(shape, n) if keeps_activation(shape, n) else "nullptr" for n in range(len(shape.activations))]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One way of an MLP in a kernel: buffers written, buffers read (with `capacity`), and the statement."""
+
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    text: str
+
+
+def _call(shape: MlpShape, backward: bool) -> _Call:
+    outputs, inputs, function, arguments = _signature(shape, backward)
+    slopes = [name if name == "nullptr" else f"const_cast<REAL*>({name})" for name in _slopes(shape)] or ["nullptr"]
+    values = {"slopes": f"Slopes<Mlp_{shape.name}>{{{{{', '.join(slopes)}}}}}"}
+    called = ", ".join((*(values.get(name, name) for name in arguments), "reinterpret_cast<REAL*>(shared)"))
+    return _Call(outputs, inputs, f"  {function}<Mlp_{shape.name}>({called});\n")
 
 
 def _signature(shape: MlpShape, backward: bool) -> tuple[tuple[str, ...], tuple[str, ...], str, tuple[str, ...]]:

@@ -113,7 +113,8 @@ class MlpShape:
     model's features stand among these columns. rounded_inputs, rounded_gradients: in `mixed`, whether who wrote inputs
     and output gradients has rounded them for products. over, each: a row is one of `each` of an edge, or of a centre.
     keeps: features behind the last activation are given, alone or beside a product. kept, kept_gradients: beside it,
-    where they go to, and where the gradients by them come from that their other readers have left.
+    where they go to, and where the gradients by them come from that their other readers have left. next_reads: nothing
+    comes between this MLP and the next one, on either way.
     """
 
     name: str
@@ -134,6 +135,7 @@ class MlpShape:
     keeps: bool = False
     kept: tuple[Part, ...] = ()
     kept_gradients: tuple[Part, ...] = ()
+    next_reads: bool = False
 
     @property
     def ends_activated(self) -> bool:
@@ -210,6 +212,7 @@ def mlp_chains(dimensions: Dimensions, folded: Folded, activations: Mapping[str,
                 "input_gradients": (d.invariant_part(buffer="dx"), *scalars(k, "dx", added=True)),
                 "input_spans": (*scalar_spans(d.UP, k), Span(0, d.channels)),
                 "rounded_inputs": all(features[: k + 1]),
+                "next_reads": k == d.layers - 1,
             }
         found.append(with_ends(d, shape, **ends))
     return tuple(found)
@@ -271,6 +274,15 @@ def kept_buffer(shape: MlpShape, n: int) -> str:
 def turns(shape: MlpShape) -> bool:
     """Whether the way forward and back through the MLP is one kernel: the read-out, where it fits."""
     return shape.name == "readout" and fits_shared_memory(shape)
+
+
+def turning(shapes: tuple[MlpShape, ...]) -> tuple[MlpShape, ...]:
+    """The MLPs that one kernel goes through to the energies and back: the read-out, and the last latent MLP before it
+    where nothing comes between them. What an edge's way back reads is then what its way forward has just written.
+    """
+    found = tuple(shape for shape in shapes if turns(shape))
+    before = tuple(shape for shape in shapes if shape.next_reads and fits_shared_memory(shape))
+    return (*before, *found) if found else ()
 
 
 def keeps_activation(shape: MlpShape, n: int) -> bool:

@@ -42,7 +42,7 @@ UNWATCHED static void count(const void* place, size_t bytes, Access access) {
   size_t step = bytes < 4 ? bytes : 4;
   for (size_t byte = offset; byte < offset + bytes; byte += step) {
     unsigned& block = last[byte / 4];
-    if (block == block_number) continue;
+    if (block == block_number || (access == loaded && range->last_store[byte / 4] == block_number)) continue;
     block = block_number;
     range->counts[access == loaded ? loaded_once : stored_once] += 4;
   }

@@ -11,7 +11,7 @@ the file has: each takes at most --seconds (330) and goes on where it stopped wh
     accuracy  each bound of docs/accuracy.md: `double`, `single`, `mixed`, bitwise repetition, independence of chunks
     speed     bundled, medium and SC'23-shaped models on water: evaluations, kernel by kernel, against the rates of this
               run and the counts of tools/roofline.py; memory
-    tiles     the fused models by other tiles of edges
+    tiles     the fused models by other tiles of edges, the wide ones by other blocks of rows
     md        whole steps: the CPU's trajectory, the same bits however launched, steps/s, drift, the largest system
     upstream  nequip and allegro on the same GPU, the same structures, alternately with ours
 
@@ -440,7 +440,7 @@ def _run(arguments: argparse.Namespace) -> int:
     elif arguments.phase == "speed":
         items = speed_items(gpu, record)
     elif arguments.phase == "tiles":
-        items = (Item(tiles.key(*case), lambda c=case: tiles.measure(gpu, *c)) for case in tiles.cases())
+        items = (Item(key, measure) for key, measure in tiles.measurements(gpu))
     elif arguments.phase == "md":
         from allegro_sim.tools.gpu_report_md import md_items
 

@@ -15,6 +15,7 @@ from support.random_models import random_model, random_structure
 from allegro_sim.errors import DeviceError, OutputError
 from allegro_sim.model.reference import evaluate_structure
 from allegro_sim.potential import folding
+from allegro_sim.potential.cuda import probe
 from allegro_sim.potential.cuda.layout import Layout
 from allegro_sim.potential.cuda.plan import system_buffers
 from allegro_sim.tools import gpu_report, gpu_report_device, gpu_report_prepare, gpu_report_tiles, roofline
@@ -187,6 +188,15 @@ def test_other_tiles_are_possible_and_change_the_kernels(model, tile):
         assert layout.kernels["latent_0_forward"].block == 32 * tile[1] * tile[2]
     assert (layout.source == usual.source) == (tile == gpu_report_tiles.TRIED[model][0])
     assert found["median_seconds"] > 0.0
+
+
+@pytest.mark.parametrize(("model", "units"), list(gpu_report_tiles.block_cases()))
+def test_other_blocks_of_rows_are_possible(model, units):
+    with gpu_report_tiles.blocks_of(units):
+        assert probe.most_units(132) == units
+        found = gpu_report_tiles.measure_blocks(FakeGpu(), model, units)
+    assert found["median_seconds"] > 0.0
+    assert max(gpu_report_tiles.TRIED_BLOCKS[model]) == probe.most_units(132)  # what the program takes is among them
 
 
 def test_deviations_hold_each_precision_to_its_own_bounds():

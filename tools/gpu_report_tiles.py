@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -18,14 +19,33 @@ import numpy as np
 
 from allegro_sim.potential.cuda import mlp_chain, probe
 
-Tile = tuple[int, int, int]
-"""Edges, warps along them, warps across the columns."""
 
-TRIED: dict[str, tuple[Tile, ...]] = {
-    "bundled": ((64, 4, 1), (128, 4, 1), (32, 2, 1)),
-    "degree3": ((64, 4, 1), (128, 4, 1), (64, 2, 2)),
-    "medium": ((128, 4, 2), (64, 4, 2), (64, 2, 4)),
-}
+@dataclass(frozen=True)
+class Tiling:
+    """tile: edges, warps along them, warps across the columns; slabs: numbers k of a slab, and slabs under way or in
+    use (None: what `mlp_chain` takes)."""
+
+    tile: tuple[int, int, int]
+    slabs: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self.tile)) + (f"_{self.slabs[0]}x{self.slabs[1]}" if self.slabs else "")
+
+
+TRIED: dict[str, tuple[Tiling, ...]] = {
+    "bundled": (
+        Tiling((64, 4, 1)), Tiling((128, 4, 1)), Tiling((32, 2, 1)), Tiling((64, 4, 1), (16, 4)),
+        Tiling((64, 4, 1), (32, 2)), Tiling((32, 2, 1), (16, 4)),
+    ),
+    "degree3": (
+        Tiling((64, 4, 1)), Tiling((128, 4, 1)), Tiling((64, 2, 2)), Tiling((64, 4, 1), (16, 4)),
+        Tiling((64, 4, 1), (32, 2)),
+    ),
+    "medium": (
+        Tiling((128, 4, 2)), Tiling((64, 4, 2)), Tiling((64, 2, 4)), Tiling((64, 2, 4), (16, 4)),
+        Tiling((64, 2, 4), (32, 2)),
+    ),
+}  # fmt: skip
 TRIED_BLOCKS: dict[str, tuple[int, ...]] = {"sc23": (32, 16, 8, 4, 2), "sc23_legacy": (32, 8, 4, 2)}
 """Largest blocks of rows, in units of `probe.unit_rows` (2,048 on an H200)."""
 ATOMS = 24_000
@@ -33,20 +53,21 @@ REPEATS = 5
 
 
 @contextmanager
-def all_tiles(tile: Tile) -> Iterator[None]:
-    """Layouts that are made meanwhile have this tile, whatever their width."""
-    with patch.dict(mlp_chain.TILES, {4: tuple((width, tile) for width, _ in mlp_chain.TILES[4])}):
+def tiled(tiling: Tiling) -> Iterator[None]:
+    """Layouts of float32 that are made meanwhile are tiled so, whatever their width."""
+    tiles = {4: tuple((width, tiling.tile) for width, _ in mlp_chain.TILES[4])}
+    with patch.dict(mlp_chain.TILES, tiles), patch.dict(mlp_chain.SLABS, {4: (tiling.slabs,)} if tiling.slabs else {}):
         yield
 
 
-def cases() -> Iterator[tuple[str, Tile]]:
-    for model, tiles in TRIED.items():
-        for tile in tiles:
-            yield model, tile
+def cases() -> Iterator[tuple[str, Tiling]]:
+    for model, tilings in TRIED.items():
+        for tiling in tilings:
+            yield model, tiling
 
 
-def key(model: str, tile: Tile) -> str:
-    return f"tiles/{model}/{'x'.join(map(str, tile))}"
+def key(model: str, tiling: Tiling) -> str:
+    return f"tiles/{model}/{tiling}"
 
 
 @contextmanager
@@ -79,9 +100,9 @@ def measure_blocks(gpu: Any, model: str, units: int) -> dict[str, Any]:
         }
 
 
-def measure(gpu: Any, model: str, tile: Tile) -> dict[str, Any]:
+def measure(gpu: Any, model: str, tiling: Tiling) -> dict[str, Any]:
     """An evaluation in `mixed`, and every MLP's kernel of it."""
-    with all_tiles(tile):
+    with tiled(tiling):
         case = gpu.case(model, "mixed", ATOMS)
         seconds, kernels = case.seconds(REPEATS), case.kernel_seconds(REPEATS)
     mlps = ("embedding", "latent", "readout")
@@ -97,5 +118,5 @@ def measurements(gpu: Any) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]
     """Everything of the phase by its key in the record."""
     for wide, units in block_cases():
         yield block_key(wide, units), partial(measure_blocks, gpu, wide, units)
-    for model, tile in cases():
-        yield key(model, tile), partial(measure, gpu, model, tile)
+    for model, tiling in cases():
+        yield key(model, tiling), partial(measure, gpu, model, tiling)

@@ -17,6 +17,7 @@ from allegro_sim.model.reference import evaluate_structure
 from allegro_sim.potential import folding
 from allegro_sim.potential.cuda import probe
 from allegro_sim.potential.cuda.layout import Layout
+from allegro_sim.potential.cuda.mlp_chain import SHARED_BYTES
 from allegro_sim.potential.cuda.plan import system_buffers
 from allegro_sim.tools import gpu_report, gpu_report_device, gpu_report_prepare, gpu_report_tiles, roofline
 from allegro_sim.tools.benchmark_legacy import many_types_model
@@ -179,14 +180,18 @@ def test_the_sc23_model_is_what_it_claims():
     assert counts["legacy_weights"] == pytest.approx(7.85e6, rel=1e-3)
 
 
-@pytest.mark.parametrize(("model", "tile"), list(gpu_report_tiles.cases()))
-def test_other_tiles_are_possible_and_change_the_kernels(model, tile):
+@pytest.mark.parametrize(("model", "tiling"), list(gpu_report_tiles.cases()), ids=str)
+def test_other_tiles_are_possible_and_change_the_kernels(model, tiling):
     usual = Layout(benchmark_model(model), "mixed")
-    with gpu_report_tiles.all_tiles(tile):
+    with gpu_report_tiles.tiled(tiling):
         layout = Layout(benchmark_model(model), "mixed")
-        found = gpu_report_tiles.measure(FakeGpu(), model, tile)
-        assert layout.kernels["latent_0_forward"].block == 32 * tile[1] * tile[2]
-    assert (layout.source == usual.source) == (tile == gpu_report_tiles.TRIED[model][0])
+        source = layout.source
+        found = gpu_report_tiles.measure(FakeGpu(), model, tiling)
+        assert layout.kernels["latent_0_forward"].block == 32 * tiling.tile[1] * tiling.tile[2]
+        assert max(kernel.shared_bytes for kernel in layout.kernels.values()) <= SHARED_BYTES
+    if tiling.slabs:
+        assert f"SLAB = {tiling.slabs[0]};" in source and f"STAGES = {tiling.slabs[1]};" in source
+    assert (source == usual.source) == (tiling == gpu_report_tiles.TRIED[model][0])
     assert found["median_seconds"] > 0.0
 
 

@@ -28,7 +28,10 @@ TILES: dict[int | str, tuple[tuple[int, tuple[int, int, int]], ...]] = {
     8: ((32, (64, 4, 1)), (64, (64, 4, 1)), (128, (64, 4, 2)), (256, (32, 2, 4))),
 }
 # Numbers k of a slab, and slabs under way or in use: the first choice that fits.
-_SLABS = {4: ((16, 3), (16, 2), (8, 3), (8, 2)), 8: ((8, 3), (8, 2))}
+SLABS: dict[int, tuple[tuple[int, int], ...]] = {
+    4: ((16, 3), (16, 2), (8, 3), (8, 2)),
+    8: ((8, 3), (8, 2)),
+}
 _MOST_EIGHTS = 8  # eights of columns a warp
 
 
@@ -127,7 +130,7 @@ class ChainLayout:
         return self.warps[1] * self.tile * 8
 
     def _slabs(self) -> tuple[int, int]:
-        for choice in _SLABS[self.real_bytes]:
+        for choice in SLABS[self.real_bytes]:
             if self._bytes(*choice) <= SHARED_BYTES:
                 return choice
         raise ValueError(f"a chain {self.inner} -> {self.outer} does not fit {SHARED_BYTES} bytes of shared memory")

@@ -3,7 +3,8 @@
 MODELS are chosen by hand, each for something; `pairwise_models` adds models with random options until every two levels
 of FACTORS occur together in one of them; OLD_MODELS are of nequip 0.7 with nequip-allegro 0.4, which had other options.
 OTHER_IRREPS came later: models of SO(3), with tensors of higher degree than the harmonics, with irreps repeated.
-SCATTER_FEATURES: models of that option, made by the same old versions.
+SCATTER_FEATURES: models of that option, made by the same old versions. LENNARD_JONES: models with the pair potentials
+that upstream has and does not evaluate.
 """
 
 from __future__ import annotations
@@ -339,6 +340,40 @@ OTHER_IRREPS: dict[str, dict[str, Any]] = {
         "model_dtype": "float32",
     },
 }
+# Numbers with which no pair is closer than delta in the structures of make_golden.py (0.8 Å), and none of whose terms
+# hides the network. A negative parameter counts as 0.
+_LENNARD_JONES = {"_target_": "nequip.nn.pair_potential.LennardJones"}
+LENNARD_JONES: dict[str, dict[str, Any]] = {
+    "lj_tables": {
+        "type_names": ["H", "C", "O"], "per_edge_type_cutoff": {"H": {"H": 2.6, "C": 3.1}, "O": 3.4},
+        "per_type_energy_scales": {"H": 0.7, "C": 1.6, "O": 1.2},
+        "per_type_energy_shifts": {"H": 1.1, "C": -4.0, "O": -3.2},
+        "pair_potential": {
+            **_LENNARD_JONES, "lj_sigma_trainable": True, "lj_epsilon_trainable": True, "polynomial_cutoff_p": 8.0,
+            "lj_sigma": [[0.8, 1.1, 1.0], [1.1, 1.4, 1.3], [1.0, 1.3, 1.2]],
+            "lj_delta": [[0.1, 0.0, 0.2], [0.0, -0.3, 0.05], [0.2, 0.05, 0.15]],
+            "lj_epsilon": [[0.08, 0.05, 0.06], [0.05, 0.1, -0.04], [0.06, -0.04, 0.07]],
+        },
+    },
+    "lj_repulsive_only": {
+        "model_dtype": "float32", "pair_potential": {
+            **_LENNARD_JONES, "lj_style": "lj_repulsive_only", "lj_sigma": 1.05, "lj_delta": 0.4, "lj_epsilon": 0.2,
+            "lj_exponent": 4.5,
+        },
+    },
+    "lj_repulsive": {
+        "radial_chemical_embed": SPLINE, "pair_potential": {
+            **_LENNARD_JONES, "lj_style": "repulsive", "lj_sigma": [[0.9, 0.7], [0.7, 1.3]], "lj_delta": 0.1,
+            "lj_epsilon": 0.6, "lj_delta_trainable": True, "lj_exponent": 3.0, "polynomial_cutoff_p": 5.0,
+        },
+    },
+    "lj_simple": {
+        "l_max": 1, "per_edge_type_cutoff": {"H": {"O": 2.9}}, "pair_potential": {
+            "_target_": "nequip.nn.pair_potential.SimpleLennardJones", "lj_sigma": 1.2, "lj_epsilon": 0.07,
+            "polynomial_cutoff_p": 7.0,
+        },
+    },
+}  # fmt: skip
 
 
 def all_models() -> dict[str, dict[str, Any]]:
@@ -357,11 +392,8 @@ def all_models() -> dict[str, dict[str, Any]]:
         models[name] = {**COMMON, "seed": 1000 + len(models), "training": PLAIN, **changes}
         del models[name]["l_max"], models[name]["parity"]
     for name, changes in SCATTER_FEATURES.items():
-        models[name] = {
-            **_OLD_COMMON,
-            "scatter_features": True,
-            "seed": 1000 + len(models),
-            "training": PLAIN,
-            **changes,
-        }
+        common = {**_OLD_COMMON, "scatter_features": True}
+        models[name] = {**common, "seed": 1000 + len(models), "training": PLAIN, **changes}
+    for name, changes in LENNARD_JONES.items():
+        models[name] = {**COMMON, "seed": 1000 + len(models), "training": PLAIN, **changes}
     return models

@@ -11,13 +11,14 @@ from pathlib import Path
 import allegro_sim
 from allegro_sim.errors import CheckpointImportError, InputError, OutputError
 from allegro_sim.model.caveats import jump_warnings
-from allegro_sim.model.description import AllegroModel, Zbl
+from allegro_sim.model.description import AllegroModel
 from allegro_sim.model.reference import evaluate_structure
 from allegro_sim.model.self_check import SelfCheck, check_structures, compare, make_reference_self_checks
 from allegro_sim.model.weight_file import save_model
 from allegro_sim.tools.importing.build import Built, build_model
 from allegro_sim.tools.importing.legacy_source import LegacySource
 from allegro_sim.tools.importing.model_source import LIGHTNING, PACKAGE
+from allegro_sim.tools.importing.pair_terms import MEND_OPTION
 from allegro_sim.tools.importing.self_checks import upstream_self_checks
 from allegro_sim.tools.importing.source import Source, open_any
 from allegro_sim.tools.importing.summary import describe_model
@@ -47,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--drop-total-energy-shift",
         action="store_true",
         help="import a legacy model without the constant it adds to every total energy, which changes no force",
+    )
+    parser.add_argument(
+        MEND_OPTION,
+        action="store_true",
+        help="import nequip's LennardJones or SimpleLennardJones, which no release of nequip evaluates in an Allegro "
+        "model, with its formula taken edge by edge",
     )
     parser.add_argument("--model", metavar="NAME", help="which model, where a training has several")
     parser.add_argument(
@@ -80,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         source,
         raw_weights=args.raw_weights,
         without_total_shift=args.drop_total_energy_shift,
+        mend_lennard_jones=args.mend_lennard_jones,
         elements=elements,
     )
     checks = make_self_checks(built.model, source, args.upstream_python, args.raw_weights)
@@ -130,9 +138,8 @@ def make_self_checks(
             f"--upstream-python: upstream can rebuild a .ckpt or .nequip.zip in float64, but no {source_kind(source)}; "
             "leave the option out, the self-checks are then made by this project's reference"
         )
-    exponent = model.pair_term.cutoff_exponent if isinstance(model.pair_term, Zbl) else None
     checks = upstream_self_checks(
-        python, source, check_structures(model), raw_weights=raw_weights, pair_exponent=exponent
+        python, source, check_structures(model), raw_weights=raw_weights, pair_term=model.pair_term
     )
     for check in checks:
         ours = evaluate_structure(model, check.positions, check.cell, check.pbc, check.types)

@@ -4,9 +4,10 @@
 
 PATH is an interpreter with nequip and nequip-allegro. FOLDERs are looked in first: one with the package schedulefree is
 needed for the models trained with it, and one with nequip 0.7.0 and nequip-allegro 0.4.0 for those called old_* and
-scatter_*, which are made only when named. Each model spans other options (tools/golden_models.py); each is evaluated on
-five structures: triclinic and periodic, a cell smaller than the cutoff, a cluster, two atoms, and an isolated atom. The
-files are ours (MIT):
+scatter_*, which are made only when named. Those called lj_* have a pair potential that no release of upstream
+evaluates: its shapes and an argument are mended in upstream's process (upstream.py, `mend_lennard_jones`). Each
+model spans other options (tools/golden_models.py); each is evaluated on five structures: triclinic and periodic, a cell
+smaller than the cutoff, a cluster, two atoms, and an isolated atom. The files are ours (MIT):
 
     NAME.ckpt          a Lightning checkpoint as upstream's training writes it, compressed
     NAME.npz           structures and results
@@ -28,8 +29,7 @@ from typing import Any
 import numpy as np
 
 from allegro_sim.errors import AllegroSimError, OutputError
-from allegro_sim.model.description import Zbl
-from allegro_sim.tools.golden_models import OLD_MODELS, SCATTER_FEATURES, all_models
+from allegro_sim.tools.golden_models import LENNARD_JONES, OLD_MODELS, SCATTER_FEATURES, all_models
 from allegro_sim.tools.importing.build import build_model
 from allegro_sim.tools.importing.self_checks import Structure, run_script, upstream_self_checks
 from allegro_sim.tools.importing.source import open_source
@@ -44,6 +44,8 @@ FORMS = (
     "old_spline",
     "repeated_everywhere",
     "scatter_so3",
+    "lj_tables",
+    "lj_simple",
 )
 """Models that are stored as package and as TorchScript, too."""
 
@@ -87,6 +89,7 @@ def make(name: str, python: Path, search_path: Sequence[Path]) -> None:
     config = dict(all_models()[name])
     training, modified = config.pop("training"), config.pop("modified", False)
     structures = make_structures(config, config["seed"])
+    mended = name in LENNARD_JONES
     if modified:
         changes: list[dict[str, Any]] = [{"modifier": "enable_ForceStressOutput"}]
         if all(config.get(f"per_type_energy_{kind}") is not None for kind in ("scales", "shifts")):
@@ -96,22 +99,23 @@ def make(name: str, python: Path, search_path: Sequence[Path]) -> None:
         folder = Path(folder_name)
         raw = folder / f"{name}.ckpt"
         job = {"config": config, "run_config": {}, "training_module": training, "output": str(raw)}
+        job["mend_lennard_jones"] = mended
         run_script(python, "build", job, folder, search_path)
         recompress(raw, FOLDER / f"{name}.ckpt")
         if name in FORMS:
             for verb, ending in (("package", ".nequip.zip"), ("script", ".nequip.pth")):
                 job = {"checkpoint": str(raw), "config": config, "output": str(folder / f"{name}{ending}")}
+                job["mend_lennard_jones"] = mended
                 run_script(python, verb, job, folder, search_path)
                 recompress(folder / f"{name}{ending}", FOLDER / f"{name}{ending}")
         source = open_source(raw)
-        model = build_model(source).model
-        exponent = model.pair_term.cutoff_exponent if isinstance(model.pair_term, Zbl) else None
+        model = build_model(source, mend_lennard_jones=mended).model
         checks = upstream_self_checks(
             python,
             source,
             list(structures.values()),
             raw_weights=False,
-            pair_exponent=exponent,
+            pair_term=model.pair_term,
             search_path=search_path,
         )
     arrays: dict[str, np.ndarray] = {"upstream": np.array(json.dumps(source.versions, sort_keys=True))}

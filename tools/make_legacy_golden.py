@@ -100,6 +100,13 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "per_edge_type_cutoff": {"H": {"H": 2.4, "O": 3.4}, "O": 3.9},
         "model_builders": ["allegro.model.Allegro", "PairPotentialTerm", "PerSpeciesRescale", "RescaleEnergyEtc"],
     }),
+    "lj_fancy": ("0.3", {
+        "l_max": 1, "num_tensor_features": 3, "tensors_mixing_mode": "uuulin", "global": 1.7, "pair_style": "LJ_fancy",
+        "lj_sigma": [[1.0, 1.2], [1.2, 1.5]], "lj_delta": [[0.2, 0.0], [0.0, -0.1]], "lj_epsilon": 0.04,
+        "lj_exponent": 5.5, "lj_epsilon_trainable": True,
+        "per_edge_type_cutoff": {"H": {"H": 2.4, "O": 3.4}, "O": 3.9},
+        "model_builders": ["allegro.model.Allegro", "PairPotentialTerm", "PerSpeciesRescale", "RescaleEnergyEtc"],
+    }),
     "uvvp_collected_so3": ("0.3", {
         "parity": "so3", "num_layers": 3, "num_tensor_features": 3, "tensors_mixing_mode": "uvvp", "trainable": False,
         "latent_resnet": False, "weight_individual_irreps": False, "initial_scalar_embedding_dim": 10,
@@ -231,6 +238,8 @@ def evaluate(name: str, target: Path) -> None:
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(zlib.crc32(name.encode()))
     config = configuration(name)
+    if config.get("pair_style") == "LJ_fancy":
+        mend_lennard_jones()
     model = model_from_config(Config(dict(config)), initialize=False).eval()
     rescale = next(module for module in model.modules() if isinstance(module, RescaleOutput))
     randomize(model, name)
@@ -263,6 +272,18 @@ def evaluate(name: str, target: Path) -> None:
     }
     kept |= {f"shapes/{key}": np.array(value.shape) for key, value in stored.items() if large}
     np.savez_compressed(target, config=json.dumps(config), type_names=" ".join(config["type_names"]), **kept, **results)
+
+
+def mend_lennard_jones() -> None:
+    """Make nequip's LennardJones usable, in this process; its formula is as it was.
+
+    The parameters that it looks up for E edges are (E,) beside lengths (E, 1), and what it makes of both is (E, E): no
+    release evaluates it. Here they are (E, 1).
+    """
+    from nequip.nn import pair_potential
+
+    looked_up = pair_potential._param
+    pair_potential._param = lambda *arguments: looked_up(*arguments).unsqueeze(-1)
 
 
 def shapes(stored: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:

@@ -147,8 +147,47 @@ def differentiate(energy_model: torch.nn.Module, data: dict, chosen) -> dict[str
     }
 
 
+def mend_lennard_jones() -> None:
+    """Make nequip's LennardJones and SimpleLennardJones usable in an Allegro model, in this process.
+
+    Their formulas are left as they are. They are written for lengths of edges of the shape (E,), which they make
+    (E, 1); since nequip 0.7 lengths are (E, 1) already, become (E, 1, 1), and do not fit the cutoff function's (E, 1).
+    The parameters that LennardJones looks up for the edges are (E,). Here they see the shapes they are written for, and
+    the parameters are (E, 1). AllegroModel gives every pair potential the argument type_names, which SimpleLennardJones
+    does not take: here it does, and has no use for it.
+    """
+    from nequip.nn import pair_potential as module
+
+    # TorchScript compiles a method under the name of its function.
+    for kind, mended in (
+        (module._LJParam, parameter_of_edges),
+        (module.LennardJones, with_flat_lengths),
+        (module.SimpleLennardJones, with_flat_lengths),
+    ):
+        kind.unmended = kind.forward
+        kind.unmended.__name__ = "unmended"
+        kind.forward = mended
+    construct = module.SimpleLennardJones.__init__
+    module.SimpleLennardJones.__init__ = lambda self, type_names, **options: construct(self, **options)
+
+
+def parameter_of_edges(self, param, index1, index2):
+    """Forward of _LJParam, (E, 1) for (E,). Tensors: the parameter, types of centres and neighbours."""
+    return self.unmended(param, index1, index2).unsqueeze(-1)
+
+
+def with_flat_lengths(self, data: AtomicDataDict.Type) -> AtomicDataDict.Type:
+    """Forward of a term that takes lengths as (E,)."""
+    lengths = data[AtomicDataDict.EDGE_LENGTH_KEY]
+    data[AtomicDataDict.EDGE_LENGTH_KEY] = lengths.view(-1)
+    data = self.unmended(data)
+    data[AtomicDataDict.EDGE_LENGTH_KEY] = lengths
+    return data
+
+
 def run_evaluate(job: dict) -> None:
-    """job: checkpoint, config, raw_weights, pair_cutoff_exponent, structures (npz), output (npz), count."""
+    """job: checkpoint, config, raw_weights, pair_cutoff_exponent, structures (npz), output (npz), count; of every job
+    mend_lennard_jones (optional)."""
     model = load(job["checkpoint"], job["config"], job["model_name"], job["raw_weights"])
     model = as_float64(model, job["config"], job["pair_cutoff_exponent"])
     structures = np.load(job["structures"])
@@ -252,6 +291,8 @@ def main() -> None:
     set_global_state()
     with open(sys.argv[2], encoding="utf-8") as file:
         job = json.load(file)
+    if job.get("mend_lennard_jones"):
+        mend_lennard_jones()
     {"evaluate": run_evaluate, "build": run_build, "script": run_script, "package": run_package}[sys.argv[1]](job)
 
 

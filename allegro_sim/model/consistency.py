@@ -11,6 +11,7 @@ from allegro_sim.model.description import (
     ACTIVATIONS,
     JUMPING_ACTIVATIONS,
     LATENT_UPDATES,
+    LENNARD_JONES_STYLES,
     AllegroModel,
     BesselEmbedding,
     LennardJones,
@@ -77,6 +78,9 @@ def named_arrays(model: AllegroModel) -> Iterator[tuple[str, np.ndarray, tuple[i
         yield name, getattr(model, name), (types,)
     if isinstance(model.pair_term, Zbl):
         yield "zbl/atomic_numbers", model.pair_term.atomic_numbers, (types,)
+    elif model.pair_term is not None and not model.pair_term.is_plain:
+        for name in ("sigma", "epsilon", "delta"):
+            yield f"lennard_jones/{name}", model.pair_term.table(name, types), pair
 
 
 def _mlp_arrays(name: str, mlp: Mlp, size_in: int, size_out: int) -> Iterator[tuple[str, np.ndarray, tuple]]:
@@ -131,9 +135,16 @@ def _wrong_pair_term(model: AllegroModel) -> str | None:
     if not isinstance(term, LennardJones):
         return None
     exponent, reach = term.cutoff_exponent, term.reach
-    given = [number for number in (term.sigma, term.epsilon, exponent, reach) if number is not None]
-    if not np.isfinite(given).all() or _too_small(exponent) or (reach is not None and reach <= 0.0):
-        return f"'lennard_jones' has sigma {term.sigma}, epsilon {term.epsilon}, exponent {exponent}, reach {reach}"
+    if term.style not in LENNARD_JONES_STYLES:
+        return f"'lennard_jones' has style {term.style!r}, not one of {', '.join(LENNARD_JONES_STYLES)}"
+    numbers = [number for number in (exponent, reach, term.power) if number is not None]
+    tables = [term.table(name, model.num_types) for name in ("sigma", "epsilon", "delta")]
+    finite = np.isfinite(numbers).all() and all(np.isfinite(table).all() for table in tables)
+    if not finite or _too_small(exponent) or (reach is not None and reach <= 0.0) or term.power <= 0.0:
+        numbers_text = f"sigma {term.sigma}, epsilon {term.epsilon}, exponent {exponent}, reach {reach}"
+        return f"'lennard_jones' has {numbers_text}, delta {term.delta}, power {term.power}"
+    if term.style == "repulsive" and not (tables[0] > 0.0).all():
+        return "'lennard_jones/sigma' must be positive: the term of style 'repulsive' is a power of 1/sigma"
     if reach is not None and exponent is not None:
         return "'lennard_jones' has 'reach', which belongs to a term without 'cutoff_exponent'"
     if (model.reaches > model.cutoffs).any():

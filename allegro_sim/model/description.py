@@ -40,6 +40,9 @@ JUMPING_ACTIVATIONS = ("sigmoid", "softplus")
 """f(0) != 0: the energy jumps where an edge crosses its cutoff (upstream's models do the same)."""
 
 
+LENNARD_JONES_STYLES = ("lj", "lj_repulsive_only", "repulsive")
+
+
 @dataclass(frozen=True)
 class Mlp:
     """y = W_n^T f(... f(W_0^T x)): no biases, the activation f after every layer but the last.
@@ -117,12 +120,38 @@ class Zbl:
 
 @dataclass(frozen=True)
 class LennardJones:
-    """Lennard-Jones 12-6 of all pairs alike: 4 epsilon ((sigma/d)^12 - (sigma/d)^6), half of it on each edge."""
+    """Lennard-Jones 12-6 and its relatives: e of each edge, half of the pair's, with y = d - delta and n = power.
 
-    sigma: float  # Å
-    epsilon: float  # eV
+        lj                 2 epsilon (q^2 - q) u,  q = (sigma / y)^n
+        lj_repulsive_only  (2 epsilon (q^2 - q) + epsilon) u where d < 2^(1/n) Å + delta, else 0: the energy jumps there
+        repulsive          epsilon / 2 (sigma y)^-n u
+
+    Closer than delta y is negative: its power is what it is for a whole n, and NaN for others.
+    """
+
+    sigma: float | np.ndarray  # Å (1/Å of "repulsive"): of all pairs alike, or (nt, nt)
+    epsilon: float | np.ndarray  # eV, so too
     cutoff_exponent: float | None  # of the polynomial cutoff; None: cut off sharply, so that the energy jumps
     reach: float | None = None  # Å, of a sharp term that ends there for all pairs; None: at the cutoff of the pair
+    delta: float | np.ndarray = 0.0  # Å, as sigma
+    power: float = 6.0
+    style: str = "lj"  # one of LENNARD_JONES_STYLES
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is 12-6, and the same for all pairs."""
+        alike = not any(np.ndim(numbers) for numbers in (self.sigma, self.epsilon, self.delta))
+        return alike and (self.delta, self.power, self.style) == (0.0, 6.0, "lj")
+
+    @property
+    def end(self) -> float:
+        """2^(1/n): how far beyond delta `lj_repulsive_only` reaches, Å."""
+        return float(2.0 ** (1.0 / self.power))
+
+    def table(self, name: str, num_types: int) -> np.ndarray:
+        """`sigma`, `epsilon` or `delta` of each ordered pair of types: (nt, nt)."""
+        numbers = np.asarray(getattr(self, name), np.float64)
+        return numbers if numbers.ndim else np.full((num_types, num_types), numbers)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ def pair_forward(
     """Energy of each directed edge (Z,), eV; lengths (Z,) Å, x = d / cutoff (Z,), types (Z,)."""
     if isinstance(term, Zbl):
         return _zbl_forward(term, lengths, x, center_types, neighbor_types)
-    return _lennard_jones_forward(term, lengths, x)
+    energies, _ = _lennard_jones(term, lengths, center_types, neighbor_types)
+    return energies * cutoff_forward(x, term.cutoff_exponent)
 
 
 def pair_backward(
@@ -36,26 +37,37 @@ def pair_backward(
     """(dE/dd, dE/dx), both (Z,), from the gradient of the edges' energies (Z,)."""
     if isinstance(term, Zbl):
         return _zbl_backward(grad_edge, term, lengths, x, center_types, neighbor_types)
-    return _lennard_jones_backward(grad_edge, term, lengths, x)
+    energies, slopes = _lennard_jones(term, lengths, center_types, neighbor_types)
+    cutoff = cutoff_forward(x, term.cutoff_exponent)
+    return grad_edge * slopes * cutoff, cutoff_backward(grad_edge * energies, x, term.cutoff_exponent)
 
 
-def _lennard_jones_forward(term: LennardJones, lengths: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """2 epsilon (q^2 - q) u_p(x),  q = (sigma / d)^6; u = 1 where there is no cutoff function.
+def _lennard_jones(
+    term: LennardJones, lengths: np.ndarray, center_types: np.ndarray, neighbor_types: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Energies without the cutoff function, and their derivatives by the lengths, both (Z,); see `LennardJones`.
 
     Lennard-Jones, Proc. Phys. Soc. 43, 461 (1931).
     """
-    q = (term.sigma / lengths) ** 6
-    return 2.0 * term.epsilon * (q * q - q) * cutoff_forward(x, term.cutoff_exponent)
 
+    def of_edges(numbers: float | np.ndarray) -> np.ndarray:
+        return (
+            np.asarray(numbers)[center_types, neighbor_types] if np.ndim(numbers) else np.full(lengths.shape, numbers)
+        )
 
-def _lennard_jones_backward(
-    grad_edge: np.ndarray, term: LennardJones, lengths: np.ndarray, x: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    q = (term.sigma / lengths) ** 6
-    grad_lengths = grad_edge * 2.0 * term.epsilon * (6.0 * q - 12.0 * q * q) / lengths
-    grad_cutoff = grad_edge * 2.0 * term.epsilon * (q * q - q)
-    cutoff = cutoff_forward(x, term.cutoff_exponent)
-    return grad_lengths * cutoff, cutoff_backward(grad_cutoff, x, term.cutoff_exponent)
+    sigma, epsilon, delta = map(of_edges, (term.sigma, term.epsilon, term.delta))
+    y, n = lengths - delta, term.power
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # at delta, and closer
+        if term.style == "repulsive":
+            energies = 0.5 * epsilon * (sigma * y) ** -n
+            return energies, -n * energies / y
+        q = (sigma / y) ** n
+        energies = 2.0 * epsilon * (q * q - q)
+        slopes = 2.0 * epsilon * (n * q - 2.0 * n * q * q) / y
+    if term.style == "lj_repulsive_only":
+        beyond = lengths >= term.end + delta
+        return np.where(beyond, 0.0, energies + epsilon), np.where(beyond, 0.0, slopes)
+    return energies, slopes
 
 
 _ZBL_AMPLITUDES = np.array([0.02817, 0.28022, 0.50986, 0.18175])

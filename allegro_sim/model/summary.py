@@ -10,6 +10,7 @@ _NOT_WEIGHTS = (
     "types/",
     "cutoffs",
     "zbl/",
+    "lennard_jones/",
     "environment_norms",
     "edge_sum_norms",
     "scales",

@@ -37,10 +37,11 @@ from allegro_sim.model.self_check import SelfCheck
 from allegro_sim.model.summary import irreps_text
 
 FORMAT = "allegro-sim-model"
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 """2 added the stages of the legacy generation and `so3`, 3 the Lennard-Jones term, 4 repeated irreps and
 scales of the pair term, 5 `scatter_features`, 6 the reach of a pair term and Bessel functions without a cutoff
-function, 7 scalar features kept beyond the cutoff of a layer. A file has the least that it needs."""
+function, 7 scalar features kept beyond the cutoff of a layer, 8 Lennard-Jones terms by pairs of types, of other powers
+and styles. A file has the least that it needs."""
 
 _HYPERPARAMETERS: dict[str, type] = {
     "generation": str,
@@ -133,6 +134,7 @@ def _write_model(file: h5py.File, model: AllegroModel) -> None:
     sharp = isinstance(model.radial, BesselEmbedding) and model.radial.cutoff_exponent is None
     least = 6 if sharp or getattr(model.pair_term, "reach", None) is not None else least
     least = 7 if any(model.keeps_scalars(k) for k in range(model.num_layers + 1)) else least
+    least = 8 if isinstance(model.pair_term, LennardJones) and not model.pair_term.is_plain else least
     write_attribute(file, "format_version", least)
     if least > 1:
         write_attribute(file, "so3", model.so3)
@@ -182,8 +184,9 @@ def _write_pair_term(file: h5py.File, term: Zbl | LennardJones | None) -> None:
         write_attribute(file["zbl"], "coulomb", term.coulomb)
         write_attribute(file["zbl"], "cutoff_exponent", term.cutoff_exponent)
     elif isinstance(term, LennardJones):
-        group = file.create_group("lennard_jones")
-        for name in ("sigma", "epsilon", "cutoff_exponent", "reach"):
+        group = file.require_group("lennard_jones")  # with its tables in it, if it has any
+        names = ("sigma", "epsilon") if term.is_plain else ("power", "style")
+        for name in (*names, "cutoff_exponent", "reach"):
             if getattr(term, name) is not None:
                 write_attribute(group, name, getattr(term, name))
 
@@ -342,7 +345,11 @@ def _read_pair_term(reader: FieldReader) -> Zbl | LennardJones | None:
         return None
     group = reader.group("lennard_jones")
     exponent, reach = _read_optional(group, "cutoff_exponent"), _read_optional(group, "reach")
-    return LennardJones(group.attribute("sigma", float), group.attribute("epsilon", float), exponent, reach)
+    if not group.has_attribute("style"):
+        return LennardJones(group.attribute("sigma", float), group.attribute("epsilon", float), exponent, reach)
+    sigma, epsilon, delta = (group.array(name) for name in ("sigma", "epsilon", "delta"))
+    power, style = group.attribute("power", float), group.attribute("style", str)
+    return LennardJones(sigma, epsilon, exponent, reach, delta, power, style)
 
 
 def _read_optional(reader: FieldReader, name: str) -> float | None:

@@ -13,11 +13,18 @@ from allegro_sim.kernels.cpu.harmonics import harmonic_norms, scratch_rows
 from allegro_sim.kernels.cpu.radial import BESSEL, LENNARD_JONES, NO_PAIRS, PAIR_BESSEL, SPLINE, ZBL
 from allegro_sim.kernels.cpu.scatter_track import ScatterTrack
 from allegro_sim.kernels.cpu.tensor_track import TensorTrack
-from allegro_sim.model.description import AllegroModel, BesselEmbedding, SplineEmbedding, Zbl
+from allegro_sim.model.description import (
+    LENNARD_JONES_STYLES,
+    AllegroModel,
+    BesselEmbedding,
+    SplineEmbedding,
+    Zbl,
+)
 from allegro_sim.model.irreps import component_slices
 from allegro_sim.potential.aligned import aligned_empty
 from allegro_sim.potential.direct import DirectPlan
 from allegro_sim.potential.folding import fold_model
+from allegro_sim.potential.pair_tables import lennard_jones_tables
 from allegro_sim.potential.programs import ProgramBuilder, Programs
 from allegro_sim.potential.programs_legacy import LegacyProgramBuilder
 from allegro_sim.potential.scatter import ScatterPlan
@@ -169,18 +176,22 @@ class Plan:
 
 def _pair_constants(model: AllegroModel) -> dict[str, Any]:
     """The pair term, as `kernels.cpu.allegro.Network` has it."""
-    term, numbers, length, strength = model.pair_term, np.ones(model.num_types), 0.0, 0.0
-    kind = NO_PAIRS
+    term, numbers, strength = model.pair_term, np.ones(model.num_types), 0.0
+    kind, tables, style, power, end = NO_PAIRS, np.zeros((3, model.num_types**2)), 0, 0.0, 0.0
     if isinstance(term, Zbl):
         kind, numbers, strength = ZBL, np.array(term.atomic_numbers, np.float64), float(term.coulomb)
     elif term is not None:
-        kind, length, strength = LENNARD_JONES, float(term.sigma), float(term.epsilon)
+        kind, style, power, end = LENNARD_JONES, LENNARD_JONES_STYLES.index(term.style), float(term.power), term.end
+        tables = lennard_jones_tables(term, model.num_types)
     exponent = None if term is None else term.cutoff_exponent
     return {
         "pair_kind": kind,
         "pair_numbers": numbers,
-        "pair_length": length,
         "pair_strength": strength,
+        "pair_tables": tables,
+        "pair_style": style,
+        "pair_power": power,
+        "pair_end": end,
         "pair_exponent": float(exponent or 0.0),
         "pair_scales": np.ones(model.num_types) if model.pair_scales is None else np.array(model.pair_scales),
     }

@@ -63,8 +63,11 @@ class Network(NamedTuple):
     shifts: np.ndarray  # float64 (nt,), eV
     pair_kind: int  # radial.NO_PAIRS, ZBL or LENNARD_JONES
     pair_numbers: np.ndarray  # float64 (nt,), atomic numbers for ZBL
-    pair_length: float  # Å: sigma of Lennard-Jones
-    pair_strength: float  # K of ZBL, eV Å, or epsilon of Lennard-Jones, eV
+    pair_strength: float  # K of ZBL, eV Å
+    pair_tables: np.ndarray  # float64 (3, nt * nt), of Lennard-Jones, see `radial.lennard_jones`; so the next three
+    pair_style: int
+    pair_power: float
+    pair_end: float  # Å
     pair_exponent: float  # of the cutoff function; 0 for none
     pair_scales: np.ndarray  # float64 (nt,), factor by type of the centre
     factor_kinds: np.ndarray  # int64 (n,): factors of edges by length or types, see `radial.edge_factors`
@@ -153,7 +156,8 @@ def pair_terms(network, edges, count):
     if network.pair_kind == LENNARD_JONES:
         lennard_jones(
             edges.pair_energies, edges.pair_slopes, edges.lengths, edges.cutoff, edges.cutoff_slopes,
-            edges.inverse_cutoffs, network.pair_length, network.pair_strength, count,
+            edges.inverse_cutoffs, edges.pairs, network.pair_tables, network.pair_style, network.pair_power,
+            network.pair_end, count,
         )  # fmt: skip
     else:
         num_types = len(network.cutoffs)

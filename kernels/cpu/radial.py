@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from .elementary import exp, log, sincospi
 from .inner import inner_kernel
 
 BESSEL, SPLINE, PAIR_BESSEL = range(3)
 NO_PAIRS, ZBL, LENNARD_JONES = range(3)
+BOTH_POWERS, REPULSIVE_PART, ONE_POWER = range(3)
 POLYNOMIAL, COSINE, INSIDE, OUTSIDE, SCALED, UNITY = range(6)
 
 
@@ -168,18 +171,50 @@ def zbl(
 
 
 @inner_kernel
-def lennard_jones(energies, slopes, lengths, cutoff, cutoff_slopes, inverse_cutoffs, sigma, epsilon, count):
-    """Lennard-Jones 12-6, half of it given to each atom of the pair: e = 2 epsilon (q^2 - q) u(x), q = (sigma / d)^6.
+def whole_power(x, n):
+    """x^n by squaring, n > 0."""
+    power, square = 1.0, x
+    while n > 0:
+        if n & 1:
+            power *= square
+        square *= square
+        n >>= 1
+    return power
 
-    Overwrites energies (eV) and slopes (de/dd, eV/Å); arguments as of `zbl`, sigma in Å, epsilon in eV.
-    Lennard-Jones, Proc. Phys. Soc. 43, 461 (1931).
+
+@inner_kernel
+def lennard_jones(
+    energies, slopes, lengths, cutoff, cutoff_slopes, inverse_cutoffs, pairs, tables, style, power, end, count
+):
+    """Lennard-Jones 12-6 and its relatives, half of it given to each atom of the pair; q = (sigma / (d - delta))^n.
+
+    BOTH_POWERS: e = 2 epsilon (q^2 - q) u(x); REPULSIVE_PART: e = (2 epsilon (q^2 - q) + epsilon) u(x) where
+    d < end + delta, else 0; ONE_POWER: e = epsilon / 2 q u(x). Overwrites energies (eV) and slopes (de/dd, eV/Å);
+    arguments as of `zbl`. pairs: int64 (count,); tables: float64 (3, nt * nt), of each ordered pair of types sigma, Å,
+    the factor of epsilon and the powers, eV, and delta, Å; power: n. A power of a negative number is NaN unless n is
+    whole. Lennard-Jones, Proc. Phys. Soc. 43, 461 (1931).
     """
+    whole = np.int64(power) if power <= 64.0 and power == np.floor(power) else 0
     for z in range(count):
-        inverse = 1.0 / lengths[z]
-        ratio = sigma * inverse
-        square = ratio * ratio
-        q = square * square * square
-        energy = 2.0 * epsilon * (q * q - q)
-        slope = 2.0 * epsilon * (6.0 * q - 12.0 * q * q) * inverse
+        strength, delta = tables[1, pairs[z]], tables[2, pairs[z]]
+        inverse = 1.0 / (lengths[z] - delta)
+        ratio = tables[0, pairs[z]] * inverse
+        if whole > 0:
+            q = whole_power(ratio, whole)
+        elif ratio > 0.0:
+            q = exp(power * log(ratio))
+        else:
+            q = 0.0 if ratio == 0.0 else np.nan
+        if style == ONE_POWER:
+            energy = strength * q
+            slope = -power * energy * inverse
+        else:
+            energy = strength * (q * q - q)
+            slope = strength * (power * q - 2.0 * power * q * q) * inverse
+        if style == REPULSIVE_PART:
+            energy += 0.5 * strength
+            if lengths[z] >= end + delta:
+                energy = 0.0
+                slope = 0.0
         energies[z] = energy * cutoff[z]
         slopes[z] = slope * cutoff[z] + energy * (cutoff_slopes[z] * inverse_cutoffs[z])

@@ -54,7 +54,7 @@ DEVICE void geometry_of_edge(
   });
 #if PAIR_TERM
   double energy, slope;
-  pair_term(energy, slope, d, inverse_cutoff, pair_table[pair], pair_table[NT * NT + pair]);
+  pair_term(energy, slope, d, inverse_cutoff, pair_table + pair);
   pair_terms[z] = energy;
   pair_terms[rows + z] = slope;
 #endif

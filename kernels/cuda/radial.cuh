@@ -90,9 +90,10 @@ DEVICE void radial_basis(double x, double, const double* __restrict__, const Sto
 
 #if PAIR_TERM == PAIR_ZBL
 // Universal repulsion of a pair, the half of it that is its centre's (eV), and its slope by d (eV/A) (overwrites).
-// scale: (Z_i^0.23 + Z_j^0.23) / 0.46850, strength: K Z_i Z_j / 2. Ziegler, Biersack, Littmark (1985).
-DEVICE void pair_term(
-    double& energy, double& slope, double d, double inverse_cutoff, double scale, double strength) {
+// table: of the pair of types (Z_i^0.23 + Z_j^0.23) / 0.46850, and NT NT behind it K Z_i Z_j / 2. Ziegler, Biersack,
+// Littmark (1985).
+DEVICE void pair_term(double& energy, double& slope, double d, double inverse_cutoff, const double* table) {
+  const double scale = table[0], strength = table[NT * NT];
   double cutoff, cutoff_slope;
   polynomial_cutoff(cutoff, cutoff_slope, d * inverse_cutoff, PAIR_EXPONENT);
   const double q = scale * d;
@@ -106,15 +107,31 @@ DEVICE void pair_term(
   slope = factor * ((psi_slope - psi * inverse) * cutoff + psi * cutoff_slope * inverse_cutoff);
 }
 #elif PAIR_TERM == PAIR_LENNARD_JONES
-// Lennard-Jones 12-6 of a pair, the half of it that is its centre's (eV), and its slope by d (eV/A) (overwrites).
-// sigma: A, strength: 2 epsilon. Without a cutoff function (PAIR_EXPONENT 0) it ends at the cutoff with a jump.
-DEVICE void pair_term(
-    double& energy, double& slope, double d, double inverse_cutoff, double sigma, double strength) {
-  const double inverse = 1.0 / d, ratio = sigma * inverse, square = ratio * ratio, q = square * square * square;
+// Lennard-Jones 12-6 and its relatives, the half of a pair's that is its centre's (eV), and its slope by d (eV/A)
+// (overwrites). table: of the pair of types sigma, and NT NT and 2 NT NT behind it the factor of the powers and delta;
+// see kernels/cpu/radial.py. Without a cutoff function (PAIR_EXPONENT 0) it ends at the cutoff with a jump.
+DEVICE void pair_term(double& energy, double& slope, double d, double inverse_cutoff, const double* table) {
+  const double strength = table[NT * NT], delta = table[2 * NT * NT];
+  const double inverse = 1.0 / (d - delta), ratio = table[0] * inverse;
+#if PAIR_WHOLE_POWER
+  const double q = whole_power(ratio, PAIR_WHOLE_POWER);
+#else
+  const double q = exp(PAIR_POWER * log(ratio));  // NaN where ratio < 0
+#endif
   double cutoff, cutoff_slope;
   cutoff_function(cutoff, cutoff_slope, d * inverse_cutoff, PAIR_EXPONENT);
+#if PAIR_STYLE == PAIR_ONE_POWER
+  energy = strength * q;
+  slope = -PAIR_POWER * energy * inverse;
+#else
   energy = strength * (q * q - q);
-  slope = strength * (6.0 * q - 12.0 * q * q) * inverse * cutoff + energy * (cutoff_slope * inverse_cutoff);
+  slope = strength * (PAIR_POWER * q - 2.0 * PAIR_POWER * q * q) * inverse;
+#endif
+#if PAIR_STYLE == PAIR_REPULSIVE_PART
+  energy += 0.5 * strength;
+  if (d >= PAIR_END + delta) energy = slope = 0.0;
+#endif
+  slope = slope * cutoff + energy * (cutoff_slope * inverse_cutoff);
   energy *= cutoff;
 }
 #endif

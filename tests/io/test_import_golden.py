@@ -10,7 +10,7 @@ from support.golden import MODELS, STRUCTURES, assert_agrees, golden_model, gold
 
 from allegro_sim.cell import Cell
 from allegro_sim.evaluation import Evaluator
-from allegro_sim.model.description import BesselEmbedding, SplineEmbedding
+from allegro_sim.model.description import LENNARD_JONES_STYLES, BesselEmbedding, LennardJones, SplineEmbedding, Zbl
 from allegro_sim.model.reference import evaluate_structure
 from allegro_sim.tools.golden_models import FACTORS, pairwise_models, pairwise_rows
 
@@ -47,7 +47,9 @@ def test_golden_models_span_the_options() -> None:
     assert {model.parity for model in models} == {True, False}
     assert {model.trained_dtype for model in models} == {"float32", "float64"}
     assert {type(model.radial) for model in models} == {BesselEmbedding, SplineEmbedding}
-    assert {round(model.pair_term.coulomb) for model in models if model.pair_term is not None} == {14, 332}
+    terms = [model.pair_term for model in models if model.pair_term is not None]
+    assert {round(term.coulomb) for term in terms if isinstance(term, Zbl)} == {14, 332}
+    assert {term.style for term in terms if isinstance(term, LennardJones)} == set(LENNARD_JONES_STYLES)
     assert any(not np.array_equal(model.cutoffs, model.cutoffs.T) for model in models)
     assert any(len(set(model.environment_norms)) > 1 for model in models)
     irreps = {irrep for model in models for layer in model.layers for irrep in layer.irreps_in}

@@ -147,9 +147,12 @@ def with_frequencies(model, frequencies: list[float], exponent: float):
     return replace(model, radial=radial)
 
 
-def with_lennard_jones(exponent: float | None, reach: float | None = None):
-    return replace(model_of(1, 4, 1, per_pair_cutoffs=True), pair_term=LennardJones(1.3, 0.05, exponent, reach))
+def with_lennard_jones(exponent: float | None, reach: float | None = None, **form):
+    term = LennardJones(1.3, 0.05, exponent, reach, **form)
+    return replace(model_of(1, 4, 1, per_pair_cutoffs=True), pair_term=term)
 
+
+DELTA = np.array([[0.3, 0.1], [0.2, 0.0]])  # of ordered pairs: which type is whose is seen
 
 MODELS = {
     "bessel": lambda: model_of(2, 8, 1),
@@ -160,6 +163,8 @@ MODELS = {
     "Lennard-Jones": lambda: with_lennard_jones(5.0),
     "Lennard-Jones, sharp": lambda: with_lennard_jones(None, 4.5),  # beyond the cutoffs
     "degree 5": lambda: model_of(5, 4, 1),
+    "repulsive part": lambda: with_lennard_jones(5.0, delta=DELTA, power=4.5, style="lj_repulsive_only"),
+    "repulsive": lambda: with_lennard_jones(5.0, delta=DELTA, power=3.0, style="repulsive"),
 }
 
 

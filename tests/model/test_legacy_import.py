@@ -60,7 +60,7 @@ def _import(name: str, changes: dict, tensors: dict | None = None, drop: str = "
         ("five_layers", {"latent_mlp_latent_dimensions": [16, 8]}, "calls for"),
         ("so3_replaced", {"per_layer_cutoffs": [4.0, 4.0, 3.0]}, "per_layer_cutoffs does not hold"),
         ("zbl_02", {"pair_style": "LJ"}, "lj_sigma is missing"),
-        ("zbl_02", {"pair_style": "LJ_fancy"}, r"'LJ_fancy' \(nequip\.nn\.pair_potential\.LennardJones\)"),
+        ("lj_fancy", {}, r"'LJ_fancy' \(nequip\.nn\.pair_potential\.LennardJones\).*--mend-lennard-jones imports"),
         ("zbl_02", {"pair_style": "Morse"}, "pair_style is 'Morse'"),
         ("lj_02", {"SimpleLennardJones_lj_sigma": 1.0}, "SimpleLennardJones_lj_sigma"),
         ("zbl_02", {"units": "nano"}, "units is 'nano'"),
@@ -168,6 +168,15 @@ def test_lennard_jones_is_what_upstream_computes_from_the_file():
     assert with_cutoff.reaches is with_cutoff.cutoffs
 
 
+def test_a_lennard_jones_term_of_pairs_takes_the_factor_on_all_energies():
+    model = legacy_model("lj_fancy")
+    term = model.pair_term
+    assert (term.power, term.style, term.cutoff_exponent) == (5.5, "lj", 6.0)
+    assert np.allclose(term.epsilon, 1.7 * 0.04, rtol=1e-15)
+    assert np.array_equal(term.sigma, [[1.0, 1.2], [1.2, 1.5]]) and np.array_equal(term.delta, [[0.2, 0.0], [0.0, 0.0]])
+    assert model.pair_scales is not None
+
+
 def test_a_sharp_pair_term_reaches_to_r_max_whatever_the_cutoffs_of_pairs():
     model, notes = _import("lj_beyond_cutoffs", {})
     assert model.pair_term.reach == 4.5 and np.all(model.reaches == 4.5) and model.cutoffs.max() == 3.9
@@ -193,6 +202,7 @@ def test_the_weight_file_gives_the_model_back(name, tmp_path):
         least = 4 if model.pair_scales is not None else least
         newest = (model.reaches > model.cutoffs).any() or model.radial.cutoff_exponent is None
         least = 6 if newest else least
+        least = 8 if name == "lj_fancy" else least
         assert file.attrs["format_version"] == (7 if name == "replaced_layer_cutoffs" else least)
     assert type(loaded.pair_term) is type(model.pair_term)
     assert np.array_equal(loaded.reaches, model.reaches)
@@ -234,6 +244,19 @@ def test_a_stage_that_was_lost_is_named(name, lost, tmp_path):
         ("lj_pair_cutoffs", {"pair_term": LennardJones(1.0, 0.1, None, -1.0)}, "reach -1.0"),
         ("lj_pair_cutoffs", {"pair_term": LennardJones(1.0, 0.1, None, 0.0)}, "reach 0.0"),
         ("lj_pair_cutoffs", {"pair_term": LennardJones(1.0, 0.1, 0.0)}, "exponent 0.0"),
+        ("lj_pair_cutoffs", {"pair_term": LennardJones(1.0, 0.1, None, power=0.0)}, "power 0.0"),
+        (
+            "lj_pair_cutoffs",
+            {"pair_term": LennardJones(1.0, 0.1, None, delta=np.inf)},
+            "delta' holds values that are not finite",
+        ),
+        (
+            "lj_pair_cutoffs",
+            {"pair_term": LennardJones(1.0, 0.1, None, style="mie")},
+            "style 'mie', not one of lj, lj_r",
+        ),
+        ("lj_pair_cutoffs", {"pair_term": LennardJones(0.0, 0.1, None, style="repulsive")}, "sigma' must be positive"),
+        ("lj_pair_cutoffs", {"pair_term": LennardJones(np.ones((3, 3)), 0.1, None)}, "sigma' has shape (3, 3)"),
         ("lj_beyond_cutoffs", {"readout": Mlp((np.ones((16, 1)),), "sigmoid")}, "where this network is not 0"),
     ],
 )

@@ -158,13 +158,23 @@ def test_edge_sum(rng):
     )
 
 
-@pytest.mark.parametrize(
-    "term",
-    [Zbl(np.array([1.0, 8.0]), 14.399645, 6.0), LennardJones(0.7, 0.2, 5.0), LennardJones(0.7, 0.2, None)],
-    ids=["ZBL", "Lennard-Jones", "Lennard-Jones, sharp"],
-)
+SIGMA, EPSILON = np.array([[0.7, 0.9], [0.9, 1.1]]), np.array([[0.2, 0.1], [0.1, 0.3]])
+DELTA = np.array([[0.05, 0.0], [1.3, 0.0]])  # the second of the lengths below is closer than its delta
+PAIR_TERMS = {
+    "ZBL": Zbl(np.array([1.0, 8.0]), 14.399645, 6.0),
+    "Lennard-Jones": LennardJones(0.7, 0.2, 5.0),
+    "Lennard-Jones, sharp": LennardJones(0.7, 0.2, None),
+    "Lennard-Jones of pairs": LennardJones(SIGMA, EPSILON, 5.0, None, DELTA),
+    "Lennard-Jones of pairs, odd power": LennardJones(SIGMA, EPSILON, 5.0, None, DELTA, 5.0),
+    "repulsive part": LennardJones(SIGMA, EPSILON, 5.0, None, 0.3 * DELTA, 4.5, "lj_repulsive_only"),
+    "repulsive": LennardJones(SIGMA, EPSILON, 5.0, None, DELTA, 3.0, "repulsive"),
+    "repulsive, any power": LennardJones(SIGMA, EPSILON, 5.0, None, 0.3 * DELTA, 7.25, "repulsive"),
+}
+
+
+@pytest.mark.parametrize("term", PAIR_TERMS.values(), ids=PAIR_TERMS)
 def test_pair_terms(term, rng):
-    lengths, x = np.array([0.4, 0.9, 1.5, 3.0]), np.array([0.1, 0.3, 0.5, 0.9])
+    lengths, x = np.array([0.4, 0.9, 0.5, 3.0]), np.array([0.1, 0.3, 0.5, 0.9])
     i, j, grad = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1]), rng.standard_normal(4)
     _check(
         lambda lengths, x: (grad * pairs.pair_forward(term, lengths, x, i, j)).sum(),
@@ -189,3 +199,36 @@ def test_lennard_jones_has_its_well_where_it_should():
     assert pairs.pair_forward(term, distance, distance, types, types).sum() == pytest.approx(-0.2, rel=1e-14)
     slope, _ = pairs.pair_backward(np.ones(2), term, distance, distance, types, types)
     assert np.abs(slope).max() < 1e-14
+
+
+def test_the_forms_of_lennard_jones_are_upstreams():
+    """Both edges of a pair together, without a cutoff function, against the formulas written out."""
+    d, sigma, epsilon, delta, n = 1.15, 0.9, 0.3, 0.2, 4.5
+    y, q = d - delta, (sigma / (d - delta)) ** n
+    for style, wanted in {
+        "lj": 4.0 * epsilon * (q * q - q),
+        "lj_repulsive_only": 4.0 * epsilon * (q * q - q) + 2.0 * epsilon,
+        "repulsive": epsilon * (sigma * y) ** -n,
+    }.items():
+        term = LennardJones(sigma, epsilon, None, None, delta, n, style)
+        assert _of_both_edges(term, d) == pytest.approx(wanted, rel=1e-13), style
+
+
+def test_the_repulsive_part_of_lennard_jones_ends_where_upstreams_does():
+    """2^(1/n) Å beyond delta whatever sigma, with a jump of epsilon ((sigma^n - 1)^2 + 1)."""
+    term = LennardJones(1.2, 0.3, None, None, 0.25, 6.0, "lj_repulsive_only")
+    end = 2.0 ** (1.0 / 6.0) + 0.25
+    assert _of_both_edges(term, end) == 0.0
+    jump = _of_both_edges(term, np.nextafter(end, 0.0))
+    assert jump == pytest.approx(0.3 * ((1.2**6 - 1.0) ** 2 + 1.0), rel=1e-12)
+
+
+def test_closer_than_delta_powers_of_negative_numbers_are_what_they_are():
+    for power, found in ((6.0, 0.8**-12 - 0.8**-6), (5.0, 0.8**-10 + 0.8**-5), (5.5, np.nan)):
+        term = LennardJones(1.0, 0.25, None, None, 1.5, power)
+        assert _of_both_edges(term, 0.7) == pytest.approx(found, rel=1e-13, nan_ok=True)
+
+
+def _of_both_edges(term: LennardJones, distance: float) -> float:
+    lengths, types = np.full(2, distance), np.zeros(2, np.int64)
+    return pairs.pair_forward(term, lengths, lengths, types, types).sum()

@@ -16,7 +16,7 @@ from allegro_sim.errors import ModelFileError, OutputError
 from allegro_sim.model.consistency import find_inconsistency, named_arrays
 from allegro_sim.model.description import BesselEmbedding
 from allegro_sim.model.self_check import make_reference_self_checks
-from allegro_sim.model.summary import summary
+from allegro_sim.model.summary import count_weights, summary
 from allegro_sim.model.weight_file import (
     FORMAT_VERSION,
     load_model,
@@ -104,6 +104,23 @@ def test_a_model_with_scatter_features_loads_as_one(tmp_path):
     assert [a.paths for a in loaded.layers] == [b.paths for b in model.layers]
     legacy = dataclasses.replace(legacy_model("pair_cutoffs_zbl"), scatter_features=True)
     assert find_inconsistency(legacy) == "scatter_features is an option of the current generation"
+
+
+@pytest.mark.parametrize("name", ["lj_tables", "lj_repulsive", "lj_simple"])
+def test_a_model_with_a_lennard_jones_term_loads_as_one(name, tmp_path):
+    path, model = tmp_path / "model.h5", golden_model(name)
+    save_model(path, model, {}, [])
+    loaded = load_model(path)
+    assert _same_arrays(model, loaded) and count_weights(loaded) == count_weights(model)
+    for field in dataclasses.fields(model.pair_term):
+        assert np.array_equal(getattr(loaded.pair_term, field.name), getattr(model.pair_term, field.name)), field.name
+    with h5py.File(path, "a") as file:  # a reader of version 7 knows neither tables nor styles
+        assert file.attrs["format_version"] == (3 if name == "lj_simple" else 8)
+        if name != "lj_simple":
+            del file["lennard_jones/delta"]
+    if name != "lj_simple":
+        with pytest.raises(ModelFileError, match="'/lennard_jones/delta' is missing"):
+            load_model(path)
 
 
 def test_provenance_and_self_checks_come_back(saved):

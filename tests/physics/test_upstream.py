@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.golden import golden_model
 
 from allegro_sim.cell import Cell
 from allegro_sim.evaluation import Evaluator
@@ -29,7 +30,7 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, relative: float, what
 @pytest.mark.parametrize("name", MODELS)
 def test_double_precision_is_upstreams(name: str, backend: str) -> None:
     """Atomic energies to 1e-10, forces and virial to 1e-9, relative to the largest of the structure (at least 1)."""
-    evaluator = Evaluator(build_model(open_source(GOLDEN / f"{name}.ckpt")).model, device=backend, precision="double")
+    evaluator = Evaluator(golden_model(name), device=backend, precision="double")
     results = np.load(GOLDEN / f"{name}.npz")
     for structure in STRUCTURES:
         values = {key.split("/")[1]: results[key] for key in results.files if key.startswith(f"{structure}/")}
@@ -44,7 +45,7 @@ def test_double_precision_is_upstreams(name: str, backend: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_single_precision_follows(name: str, backend: str) -> None:
     """Relative RMS of forces below 1e-5 where the weights are of usual size: float32 carries 6e-8 an operation."""
-    evaluator = Evaluator(build_model(open_source(GOLDEN / f"{name}.ckpt")).model, device=backend, precision="single")
+    evaluator = Evaluator(golden_model(name), device=backend, precision="single")
     results = np.load(GOLDEN / f"{name}.npz")
     for structure in ("triclinic", "small_cell", "cluster"):
         values = {key.split("/")[1]: results[key] for key in results.files if key.startswith(f"{structure}/")}

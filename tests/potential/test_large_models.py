@@ -177,7 +177,7 @@ def test_a_large_foundation_model_is_upstreams(tmp_path: Path) -> None:
     assert fold_model(model).separable is not None
     structure = alloy(3.6)
     source = open_source(checkpoint)
-    (expected,) = upstream_self_checks(Path(python), source, [structure], raw_weights=False, pair_exponent=None)
+    (expected,) = upstream_self_checks(Path(python), source, [structure], raw_weights=False, pair_term=None)
     positions, cell, pbc, types = structure
     assert [model.type_names[t] for t in sorted(set(types.tolist()))] == list(ALLOY)
     for precision, energies, forces in (("double", 1e-10, 1e-9), ("single", 2e-5, 2e-5)):

@@ -19,8 +19,10 @@ TABLE_SHARE = 6
 ONCE = {
     "repeated_harmonics": "double", "repeated_everywhere": "mixed",
     "scatter_one_layer": "single", "scatter_shared_weights": "mixed", "scatter_so3": "double", "scatter_l3_parity": "",
+    "lj_tables": "double", "lj_repulsive_only": "", "lj_repulsive": "", "lj_simple": "",
 }  # fmt: skip
-"""The one precision by default of models that have irreps more than once, and of those with `scatter_features`."""
+"""The one precision by default, or none, of models that have irreps more than once, of those with `scatter_features`
+and of those with a Lennard-Jones term, each form of which tests/kernels/test_cuda_edges.py has."""
 
 
 def golden_cases(*precisions: str) -> Iterator[Any]:

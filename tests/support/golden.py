@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from allegro_sim.model.description import AllegroModel
+from allegro_sim.tools.golden_models import LENNARD_JONES
 from allegro_sim.tools.importing.build import build_model
 from allegro_sim.tools.importing.source import open_source
 
@@ -35,7 +36,7 @@ class GoldenStructure:
 @cache
 def golden_model(name: str) -> AllegroModel:
     """The model, imported from its checkpoint."""
-    return build_model(open_source(FOLDER / f"{name}.ckpt")).model
+    return build_model(open_source(FOLDER / f"{name}.ckpt"), mend_lennard_jones=name in LENNARD_JONES).model
 
 
 def golden_structure(name: str, structure: str) -> GoldenStructure:

@@ -46,7 +46,7 @@ def legacy_source(name: str) -> LegacySource:
 @cache
 def legacy_model(name: str) -> AllegroModel:
     """The imported model."""
-    return read_legacy_model(legacy_source(name), {}, [])[0]
+    return read_legacy_model(legacy_source(name), {}, [], mend_lennard_jones=name == "lj_fancy")[0]
 
 
 @cache

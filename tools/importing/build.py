@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from allegro_sim.errors import CheckpointImportError, InputError
-from allegro_sim.model.description import AllegroModel
+from allegro_sim.model.description import AllegroModel, LennardJones
 from allegro_sim.tools.importing.current import read_current
 from allegro_sim.tools.importing.legacy import read_legacy_model
 from allegro_sim.tools.importing.legacy_energies import drop_total_shift
@@ -21,12 +21,14 @@ from allegro_sim.tools.importing.model_source import (
     unwrap,
 )
 from allegro_sim.tools.importing.options import Options, Tensors
+from allegro_sim.tools.importing.pair_terms import MEND_OPTION
 
 # Modifiers (nequip.model.modify) that leave tensors and their meaning as they are, or change only scales and shifts.
 _MODIFIERS = ("modify_PerTypeScaleShift", "enable_ForceStressOutput", "disable_ForceStressOutput",
               "enable_TritonContracter", "enable_CuEquivarianceContracter")  # fmt: skip
 _OTHER_MODELS = {"nequip.model.NequIPGNN": "a NequIP message-passing model", "nequip.model.FullNequIPGNN":
                  "a NequIP message-passing model", "nequip.model.ZBLPairPotential": "a pair potential"}  # fmt: skip
+_NOTHING_TO_MEND = f"{MEND_OPTION}: {{}} has no Lennard-Jones term that needs it; leave the option out"
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,18 @@ def build_model(
     *,
     raw_weights: bool = False,
     without_total_shift: bool = False,
+    mend_lennard_jones: bool = False,
     elements: dict[str, str] | None = None,
 ) -> Built:
     """Build the model of a checkpoint of either generation.
 
     raw_weights: take the weights of the last training step although averaged ones are there, which upstream uses.
     without_total_shift: leave out a constant that a legacy model adds to the energy of the whole structure.
+    mend_lennard_jones: read a Lennard-Jones term that no release of upstream evaluates, as its formula edge by edge.
     elements: type name -> chemical symbol, for types whose names are none.
     Raises CheckpointImportError for other models, unknown options or tensors, and tensors that do not fit; InputError
-    for raw_weights where a file does not hold them beside others, and for without_total_shift where there is none.
+    for raw_weights where a file does not hold them beside others, and for without_total_shift and mend_lennard_jones
+    where there is none.
     """
     if raw_weights and not (isinstance(source, Source) and source.kind == LIGHTNING):
         form = source.form if isinstance(source, LegacySource) else source.kind
@@ -64,7 +69,9 @@ def build_model(
         notes = list(source.notes)
         if without_total_shift:
             source = drop_total_shift(source, notes)
-        model, num_weights = read_legacy_model(source, elements or {}, notes)
+        if mend_lennard_jones and source.config.get("pair_style") != "LJ_fancy":
+            raise InputError(_NOTHING_TO_MEND.format(source.path))
+        model, num_weights = read_legacy_model(source, elements or {}, notes, mend_lennard_jones)
         return Built(model, num_weights, "stored", (*notes, *_foreign_notes(source)))
     if without_total_shift:
         raise InputError(
@@ -78,7 +85,10 @@ def build_model(
     state = {**source.state, **(averages.weights if averages is not None else {})}
     tensors = Tensors(_without_prefix(state), source.path, _without_prefix(source.constants))
     notes = list(source.notes)
-    model = read_current(source, options, tensors, trained_vectors(config, modifiers), elements or {}, notes)
+    trained = trained_vectors(config, modifiers)
+    model = read_current(source, options, tensors, trained, elements or {}, notes, mend_lennard_jones)
+    if mend_lennard_jones and not isinstance(model.pair_term, LennardJones):
+        raise InputError(_NOTHING_TO_MEND.format(source.path))
     used = "raw" if source.kind == LIGHTNING else "stored"
     if averages is not None:
         used = f"averaged ({averages.kind})"

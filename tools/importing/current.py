@@ -15,10 +15,11 @@ import numpy as np
 
 from allegro_sim.model.description import AllegroModel, Mlp
 from allegro_sim.tools.importing.elements import assign_elements
-from allegro_sim.tools.importing.energies import read_cutoffs, read_environment_norms, read_per_type, read_zbl
+from allegro_sim.tools.importing.energies import read_cutoffs, read_environment_norms, read_per_type
 from allegro_sim.tools.importing.layers import activation_of, read_linear, read_mlp, read_radial
 from allegro_sim.tools.importing.model_source import Source
 from allegro_sim.tools.importing.options import Options, Tensors
+from allegro_sim.tools.importing.pair_terms import PairTermReader
 from allegro_sim.tools.importing.tensor_track import read_layer, read_tensor_track
 from allegro_sim.tools.importing.versions import modernise
 
@@ -35,8 +36,12 @@ def read_current(
     trained: dict[str, bool],
     elements: dict[str, str],
     notes: list[str],
+    mend_lennard_jones: bool,
 ) -> AllegroModel:
-    """All of the model; modules in upstream's order. Raises CheckpointImportError for what is missing or left over."""
+    """All of the model; modules in upstream's order. mend_lennard_jones: see `build_model`.
+
+    Raises CheckpointImportError for what is missing or left over.
+    """
     options, defaults = modernise(options, tensors)
     options.ignore(*_IRRELEVANT)
     dtype = options.take("model_dtype", "text")
@@ -108,7 +113,9 @@ def read_current(
         read_per_type(tensors, f"per_type_energy_scale_shift.{name}", num_types, absent, trained[name])
         for name, absent in (("scales", 1.0), ("shifts", 0.0))
     )
-    zbl, species = read_zbl(source, options, tensors, radial, num_types, notes)
+    pair_term, species = PairTermReader(
+        source, options, tensors, radial, cutoffs, tolerance, notes, mend_lennard_jones
+    ).read()
     for name in ("_empty", "allegro._env_weighter._rtoi"):  # placeholders
         if name in tensors:
             tensors.take(name, (0,), weight=False)
@@ -136,7 +143,7 @@ def read_current(
         edge_sum_norms=norms / sqrt(2.0),
         scales=scales,
         shifts=shifts,
-        pair_term=zbl,
+        pair_term=pair_term,
         hyperparameters=source.full_config(),
         so3=track.so3,
         repeated_harmonics=track.repeated_harmonics,

@@ -1,4 +1,4 @@
-"""Cutoffs, norms, scales and shifts, and pair potentials of a model, from its options and tensors."""
+"""Cutoffs, norms, scales and shifts of a model, from its options and tensors."""
 
 from __future__ import annotations
 
@@ -6,15 +6,7 @@ from math import inf, sqrt
 
 import numpy as np
 
-from allegro_sim.model.description import BesselEmbedding, SplineEmbedding, Zbl
-from allegro_sim.tools.importing.model_source import Source
 from allegro_sim.tools.importing.options import Options, Tensors
-
-_COULOMB = {"metal": 14.399645, "real": 332.06371}  # eV Å, kcal/mol Å: the values of LAMMPS and upstream
-_LENNARD_JONES = {
-    "LennardJones": "nequip does not give one energy for each atom with it",
-    "SimpleLennardJones": "nequip cannot build an Allegro model with it",
-}
 
 
 def read_cutoffs(options: Options, tensors: Tensors, type_names: list[str], notes: list[str]) -> np.ndarray:
@@ -72,55 +64,3 @@ def read_per_type(tensors: Tensors, name: str, num_types: int, absent: float, tr
     if shape not in ((1, 1), (num_types, 1), (1,), (num_types,)):
         raise tensors.error(name, f"has shape {shape}; (1, 1) or ({num_types}, 1) is expected")
     return np.ascontiguousarray(np.broadcast_to(tensors.take(name, weight=trained).ravel(), (num_types,)))
-
-
-def read_zbl(
-    source: Source,
-    options: Options,
-    tensors: Tensors,
-    radial: BesselEmbedding | SplineEmbedding,
-    num_types: int,
-    notes: list[str],
-) -> tuple[Zbl | None, list[str] | None]:
-    """The ZBL term, if any, and the chemical species it states for the types."""
-    section = options.section("pair_potential")
-    if section is None:
-        return None, None
-    target = section.take("_target_", "text")
-    why = _LENNARD_JONES.get(target.rsplit(".", 1)[-1])
-    if why is not None:
-        raise section.error(
-            "_target_",
-            f"is {target!r}, which is not supported: {why}, in any version from 0.7 to 0.19, so there are no numbers "
-            "to test against",
-        )
-    if target not in ("nequip.nn.pair_potential.ZBL", "nequip.nn.ZBL"):
-        raise section.error(
-            "_target_", f"is {target!r}; the only pair potential supported is nequip.nn.pair_potential.ZBL"
-        )
-    units = section.take("units", "text")
-    if units not in _COULOMB:
-        raise section.error("units", f"is {units!r}; metal or real is expected")
-    species = [str(symbol) for symbol in section.take("chemical_species", "list")]
-    if len(species) != num_types:
-        raise section.error("chemical_species", f"has {len(species)} entries for {num_types} types")
-    own_exponent = float(section.take("polynomial_cutoff_p", "number", 6.0))
-    section.finish()
-    # Up to nequip 0.16 the term takes the cutoff function of the model's edges, since 0.17 one of its own.
-    edge_exponent = (radial.cutoff_exponent if isinstance(radial, BesselEmbedding) else None) or 6.0
-    exponent = own_exponent if _version(source.versions.get("nequip", "")) >= (0, 17) else edge_exponent
-    if source.pair_exponent is not None:
-        exponent = source.pair_exponent
-    elif not source.versions.get("nequip") and own_exponent != edge_exponent:
-        raise section.error("polynomial_cutoff_p", "is not certain: the file does not state the version of nequip")
-    if units == "real":
-        notes.append("the ZBL term is in LAMMPS units `real`: energies seem to be kcal/mol, but are taken as eV here")
-    coulomb = _COULOMB[units]
-    tensors.expect("pair_potential._qqr2exesquare", 0.5 * coulomb, 1e-12)
-    numbers = tensors.take("pair_potential.atomic_numbers", (num_types,), weight=False)
-    return Zbl(numbers, coulomb, exponent), species
-
-
-def _version(text: str) -> tuple[int, ...]:
-    parts = text.split("+")[0].split(".")[:2]
-    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else (0, 0)

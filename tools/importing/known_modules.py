@@ -13,13 +13,12 @@ from allegro_sim.tools.importing.module_tree import Module
 
 _OWN = ("nequip.", "allegro.", "e3nn.")  # packages whose attributes say what is computed; PyTorch's are read elsewhere
 _ACCELERATED = ("TritonContracter", "CuEquivarianceContracter")  # compute what Contracter does, with modules of others
-_REFUSED = ("LennardJones", "SimpleLennardJones")  # by the option that they stand for, with the reason
 _KINDS = {
     "AddRadialCutoffToData", "Allegro_Module", "AtomwiseReduce", "AvgNumNeighborsNorm", "BesselEdgeLengthEncoding",
-    "Contracter", "DeepLinearMLP", "EdgeLengthNormalizer", "EdgewiseReduce", "MakeWeightedChannels", "PerClassSpline",
-    "PerTypeScaleShift", "PolynomialCutoff", "ProductTypeEmbedding", "ScalarLinearLayer", "ScalarMLP",
-    "ScalarMLPFunction", "SequentialGraphNetwork", "ShiftedSoftplus", "SphericalHarmonics",
-    "TwoBodySphericalHarmonicTensorEmbed", "TwoBodySplineScalarEmbed", "ZBL", "_ZBL",
+    "Contracter", "DeepLinearMLP", "EdgeLengthNormalizer", "EdgewiseReduce", "LennardJones", "MakeWeightedChannels",
+    "PerClassSpline", "PerTypeScaleShift", "PolynomialCutoff", "ProductTypeEmbedding", "ScalarLinearLayer", "ScalarMLP",
+    "ScalarMLPFunction", "SequentialGraphNetwork", "ShiftedSoftplus", "SimpleLennardJones", "SphericalHarmonics",
+    "TwoBodySphericalHarmonicTensorEmbed", "TwoBodySplineScalarEmbed", "ZBL", "_LJParam", "_ZBL",
 }  # fmt: skip
 _TORCH_KINDS = {
     "Embedding", "GELU", "Identity", "Mish", "Module", "ModuleDict", "ModuleList", "ParameterList", "Sequential",
@@ -29,17 +28,18 @@ _TORCH_KINDS = {
 _ATTRIBUTES = {
     "_const", "_factor", "_is_range_lmax", "_lmax", "_ls_list", "_n_scalar_outs", "_num_irreps", "_output_dtype",
     "_per_edge_type", "_prof_str", "_weight_w3j_einstr", "alpha", "base_dim1", "base_dim2", "base_dim_out", "bias",
-    "constant", "custom_kernel", "dims", "dtype", "edge_invariant_field", "edge_type_field", "field", "has_scales",
-    "has_shifts", "in_features", "in_field", "instructions", "irrep_normalization", "irreps_in", "irreps_in1",
-    "irreps_in2", "irreps_out", "is_nonlinear", "model_dtype", "mul", "multiplicity_out", "norm_key",
-    "norm_length_field", "norm_shortcut", "normalization", "normalize", "num_bessels", "num_channels", "num_classes",
-    "num_layers", "num_paths", "num_scalar_features", "num_splines", "num_tensor_features", "num_types", "out_dtype",
-    "out_features", "out_field", "p", "path_channel_coupling", "per_atom_energy_field", "r_max", "reduce",
-    "scalar_embed_field", "scalar_embedding_in_field", "scalar_in_field", "scalar_out_field", "scales_shortcut",
-    "scales_trainable", "scatter_factor", "scatter_features", "shifts_shortcut", "shifts_trainable", "sph_func",
-    "spline_span", "tensor_basis_in_field", "tensor_basis_out_field", "tensor_embedding_out_field",
-    "tensor_features_in_field", "tensor_track_allowed_irreps", "trainable", "type_names", "use_custom_kernels",
-    "w3j_is_ij_diagonal", "weight_individual_irreps", "weight_numel",
+    "constant", "custom_kernel", "dims", "dtype", "edge_invariant_field", "edge_type_field", "exponent", "field",
+    "has_scales", "has_shifts", "in_features", "in_field", "instructions", "irrep_normalization", "irreps_in",
+    "irreps_in1", "irreps_in2", "irreps_out", "is_nonlinear", "lj_epsilon", "lj_sigma", "lj_style", "lj_use_cutoff",
+    "model_dtype", "mul", "multiplicity_out", "norm_key", "norm_length_field", "norm_shortcut", "normalization",
+    "normalize", "num_bessels", "num_channels", "num_classes", "num_layers", "num_paths", "num_scalar_features",
+    "num_splines", "num_tensor_features", "num_types", "out_dtype", "out_features", "out_field", "p",
+    "path_channel_coupling", "per_atom_energy_field", "r_max", "reduce", "scalar_embed_field",
+    "scalar_embedding_in_field", "scalar_in_field", "scalar_out_field", "scales_shortcut", "scales_trainable",
+    "scatter_factor", "scatter_features", "shifts_shortcut", "shifts_trainable", "sph_func", "spline_span",
+    "tensor_basis_in_field", "tensor_basis_out_field", "tensor_embedding_out_field", "tensor_features_in_field",
+    "tensor_track_allowed_irreps", "trainable", "type_names", "use_custom_kernels", "w3j_is_ij_diagonal",
+    "weight_individual_irreps", "weight_numel",
 }  # fmt: skip
 # Attributes that have one value in every model: another would make another network of it.
 _FIXED = {"bias": (False, None), "constant": (1, None), "irrep_normalization": ("component", None)}
@@ -48,7 +48,7 @@ _FIXED = {"bias": (False, None), "constant": (1, None), "irrep_normalization": (
 def refuse_unknown_modules(network: Module, path: Path) -> None:
     """Raises CheckpointImportError for the first module, or attribute of a module, that no Allegro model has."""
     kind = network.kind.rpartition(".")[2]
-    if kind in (*_ACCELERATED, *_REFUSED):
+    if kind in _ACCELERATED:
         return
     own = network.kind.startswith(_OWN)
     where = f"{path}: the module {network.name} ({network.kind})"

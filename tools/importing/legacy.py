@@ -51,20 +51,22 @@ _COUNTS = ("allegro._env_weighter._w_index", ".num_batches_tracked")  # the firs
 _MIXING = ("uuulin", "uuup", "uvvp", "p")
 
 
-def read_legacy_model(source: LegacySource, elements: dict[str, str], notes: list[str]) -> tuple[AllegroModel, int]:
+def read_legacy_model(
+    source: LegacySource, elements: dict[str, str], notes: list[str], mend_lennard_jones: bool = False
+) -> tuple[AllegroModel, int]:
     """The model and the number of its weights as upstream counts them.
 
     elements: type name -> chemical symbol, for types whose names are none; notes: for the user, added to.
     Raises CheckpointImportError for options or tensors that are unknown, not supported, or do not fit together.
     """
-    return _Reader(source, notes).read(elements)
+    return _Reader(source, notes, mend_lennard_jones).read(elements)
 
 
 class _Reader:
     """One model being read; options and tensors are used up on the way."""
 
-    def __init__(self, source: LegacySource, notes: list[str]) -> None:
-        self.source, self.notes = source, notes
+    def __init__(self, source: LegacySource, notes: list[str], mended: bool) -> None:
+        self.source, self.notes, self.mended = source, notes, mended
         self.options = Options(source.config, source.path, "config")
         dtypes = {name: _dtype_read(tensor) for name, tensor in source.tensors.items()}
         floats = {name: tensor for name, tensor in source.tensors.items() if dtypes[name].kind == "f"}
@@ -114,7 +116,7 @@ class _Reader:
         edge_scales = read_edge_scales(options, self.tensors, self.num_types)
         sum_norm = read_edge_sum_norm(options, self.source, self.count)
         scales, shifts, scale_by = read_energies(self.tensors, self.num_types)
-        of_pairs = PairContext(builders, scales, scale_by, radial.cutoff_exponent, cutoffs, self.r_max)
+        of_pairs = PairContext(builders, scales, scale_by, radial.cutoff_exponent, cutoffs, self.r_max, self.mended)
         pair_term, pair_scales, species = read_legacy_pair_term(
             options, self.tensors, self.source, of_pairs, self.notes
         )

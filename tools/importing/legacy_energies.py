@@ -12,6 +12,7 @@ from allegro_sim.model.description import LennardJones, Zbl
 from allegro_sim.tools.importing.legacy_parts import check_attribute
 from allegro_sim.tools.importing.legacy_source import LegacySource
 from allegro_sim.tools.importing.options import Options, Tensors
+from allegro_sim.tools.importing.pair_terms import MEND_OPTION, MENDED_NOTE, read_lennard_jones
 
 _COULOMB = ("metal", "real")  # LAMMPS's units: eV Å and kcal/mol Å
 
@@ -86,6 +87,7 @@ class PairContext:
     exponent: float | None  # of the polynomial cutoff of the edges; None where they have none
     cutoffs: np.ndarray  # (nt, nt) Å, of ordered pairs of types
     r_max: float  # Å, how far upstream lists edges
+    mended: bool  # whether a term is read that no release of upstream evaluates
 
 
 def read_legacy_pair_term(
@@ -101,14 +103,14 @@ def read_legacy_pair_term(
         options.ignore("pair_style", "units")
         return None, None, species
     style = options.take("pair_style", "text")
-    if style == "LJ_fancy":
+    if style == "LJ_fancy" and not context.mended:
         raise options.error(
             "pair_style",
             "is 'LJ_fancy' (nequip.nn.pair_potential.LennardJones), which is not supported: nequip 0.6 gives each atom "
             "as many energies as the structure has edges with it, and forces of their sum, so there are no numbers to "
-            "test against",
+            f"test against. {MEND_OPTION} imports the model with the term's formula, taken edge by edge",
         )
-    if style not in ("ZBL", "LJ"):
+    if style not in ("ZBL", "LJ", "LJ_fancy"):
         raise options.error("pair_style", f"is {style!r}, which is not supported; ZBL and LJ are")
     factor, scales = context.scale_by, None
     if "PerSpeciesRescale" in builders[builders.index("PairPotentialTerm") :]:  # which then acts on this term too
@@ -119,6 +121,11 @@ def read_legacy_pair_term(
     if style == "LJ":
         return _lennard_jones(options, source, context, factor, notes), scales, species
     exponent = _cutoff_exponent(options, context)
+    if style == "LJ_fancy":
+        notes.append(MENDED_NOTE)
+        options.ignore("units")
+        term = read_lennard_jones(options, tensors, num_types, exponent, 0.0, notes, constant=False)
+        return replace(term, epsilon=factor * term.epsilon), scales, species
     units = options.take("units", "text", None)
     if units not in (*_COULOMB, None):
         raise options.error("units", f"is {units!r}; metal or real is expected")

@@ -323,6 +323,17 @@ def _neighbors(find: _Finder, types: list[str]) -> Any:
 
 
 def _pair_options(pair: Module, find: _Finder) -> dict[str, Any]:
+    name = pair.kind.rpartition(".")[2]
+    if name == "SimpleLennardJones":
+        return {"_target_": pair.kind, **{k: v for k, v in pair.attributes.items() if k.startswith("lj_")}}
+    if name == "LennardJones":
+        tables = {f"lj_{name}": find.numbers(pair, name) for name in ("sigma", "delta", "epsilon")}
+        return {
+            "_target_": pair.kind,
+            "lj_style": find.attribute(pair, "lj_style", str),
+            "lj_exponent": find.attribute(pair, "exponent", (int, float)),
+            **{name: table.tolist() if table.size else None for name, table in tables.items()},
+        }
     if pair.kind != "nequip.nn.pair_potential.ZBL":
         return {"_target_": pair.kind}
     half = float(find.numbers(pair, "_qqr2exesquare"))

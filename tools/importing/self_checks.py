@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from allegro_sim.errors import CheckpointImportError
+from allegro_sim.model.description import LennardJones, Zbl
 from allegro_sim.model.self_check import SelfCheck
 from allegro_sim.tools.importing.model_source import Source
 
@@ -58,15 +59,16 @@ def upstream_self_checks(
     structures: Sequence[Structure],
     *,
     raw_weights: bool,
-    pair_exponent: float | None,
+    pair_term: Zbl | LennardJones | None,
     search_path: Sequence[Path] = (),
 ) -> list[SelfCheck]:
     """Results of upstream, in float64, for structures (positions Å, cell Å or None, pbc, types).
 
-    pair_exponent: exponent of the ZBL term's cutoff, which upstream chose otherwise before nequip 0.17; None without
-    such a term.
+    pair_term: of the imported model. The exponent of its cutoff upstream chose otherwise before nequip 0.17; a
+    Lennard-Jones term is mended in upstream's process.
     Raises CheckpointImportError when upstream cannot be run or fails.
     """
+    mended = isinstance(pair_term, LennardJones)
     with tempfile.TemporaryDirectory(prefix="allegro-import-") as name:
         folder = Path(name)
         arrays: dict[str, np.ndarray] = {}
@@ -84,7 +86,8 @@ def upstream_self_checks(
             "config": source.full_config(),
             "model_name": source.model_name,
             "raw_weights": raw_weights,
-            "pair_cutoff_exponent": pair_exponent,
+            "pair_cutoff_exponent": None if pair_term is None else pair_term.cutoff_exponent,
+            "mend_lennard_jones": mended,
             "structures": str(folder / "structures.npz"),
             "output": str(folder / "results.npz"),
             "count": len(structures),
@@ -103,7 +106,7 @@ def upstream_self_checks(
                     results[f"{index}/energies"],
                     results[f"{index}/forces"],
                     results[f"{index}/virial"],
-                    f"upstream ({shown}), float64",
+                    f"upstream ({shown}), float64" + (", its Lennard-Jones term mended" if mended else ""),
                 )
                 for index, (positions, cell, pbc, types) in enumerate(structures)
             ]

@@ -8,6 +8,13 @@ from allegro_sim.model.description import AllegroModel, BesselEmbedding, Lennard
 from allegro_sim.potential.folding import fold_model
 from allegro_sim.tools.importing.elements import symbol_of
 
+_FORMULAS = {
+    "lj": "4 epsilon ((sigma/(d - delta))^2n - (sigma/(d - delta))^n)",
+    "lj_repulsive_only": "4 epsilon ((sigma/(d - delta))^2n - (sigma/(d - delta))^n) + 2 epsilon up to 2^(1/n) + delta",
+    "repulsive": "epsilon (sigma (d - delta))^-n",
+}
+"""Energies of a pair of atoms without the cutoff function, by the style of the Lennard-Jones term."""
+
 
 def describe_model(model: AllegroModel, num_weights: int) -> list[str]:
     """Lines of text: types, cutoffs, network, weights, energies, cost."""
@@ -66,7 +73,20 @@ def _pair_lines(model: AllegroModel) -> list[str]:
         end += f", by the centre's type times {_by_type(model, model.pair_scales, 'g')}"
     if isinstance(term, Zbl):
         return [f"ZBL repulsion     yes, K = {term.coulomb} eV Å, {end}"]
-    return [f"Lennard-Jones     sigma {term.sigma:g} Å, epsilon {term.epsilon:g} eV, {end}"]
+    if term.is_plain:
+        return [f"Lennard-Jones     sigma {term.sigma:g} Å, epsilon {term.epsilon:g} eV, {end}"]
+    units = {"sigma": "1/Å" if term.style == "repulsive" else "Å", "epsilon": "eV", "delta": "Å"}
+    lines = [f"Lennard-Jones     {_FORMULAS[term.style]} (lj_style {term.style}), n = {term.power:g}, {end}"]
+    for name, unit in units.items():
+        table = term.table(name, model.num_types)
+        if np.ptp(table) == 0.0:
+            lines.append(f"  {name:<15} {table[0, 0]:g} {unit}")
+        else:
+            rows = zip(model.type_names, table, strict=True)
+            lines.append(
+                f"  {f'{name} ({unit})':<15} " + "; ".join(f"{a}: {_by_type(model, row, 'g')}" for a, row in rows)
+            )
+    return lines
 
 
 def _units_text(model: AllegroModel) -> str:

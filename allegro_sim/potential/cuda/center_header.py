@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from allegro_sim.kernels.numba_cuda.control import FOUND
-from allegro_sim.model.description import AllegroModel, BesselEmbedding, Zbl
+from allegro_sim.model.description import LENNARD_JONES_STYLES, AllegroModel, BesselEmbedding, LennardJones, Zbl
 from allegro_sim.model.irreps import component_slices, total_dim
 from allegro_sim.potential.cuda.mlp_shapes import Rounding
+from allegro_sim.potential.pair_tables import lennard_jones_tables
 
 ROW_BLOCK = 128
 """Threads a block of the kernels with a thread for each row, each centre, or each channel of a centre."""
@@ -230,30 +231,38 @@ def environment_gradient_size(model: AllegroModel, max_centers: int) -> int:
 
 
 def pair_table(model: AllegroModel) -> np.ndarray:
-    """Constants of the pair term by ordered pair of types, float64 (2, nt * nt); zeros where the model has none.
+    """Constants of the pair term by ordered pair of types, float64 (3, nt * nt); zeros where the model has none.
 
-    ZBL: (Z_i^0.23 + Z_j^0.23) / 0.46850, 1/Å, and K Z_i Z_j / 2, eV Å. Lennard-Jones: sigma, Å, and 2 epsilon, eV.
+    ZBL: (Z_i^0.23 + Z_j^0.23) / 0.46850, 1/Å, and K Z_i Z_j / 2, eV Å. Lennard-Jones: see `lennard_jones_tables`.
     Strengths, the second row, are times the model's `pair_scales`.
     """
-    term, table = model.pair_term, np.zeros((2, model.num_types**2))
+    term, table = model.pair_term, np.zeros((3, model.num_types**2))
     if isinstance(term, Zbl):
         numbers = np.asarray(term.atomic_numbers, np.float64)
         table[0] = ((numbers[:, None] ** 0.23 + numbers**0.23) / 0.46850).ravel()
         table[1] = (0.5 * term.coulomb * numbers[:, None] * numbers).ravel()
     elif term is not None:
-        table[0], table[1] = term.sigma, 2.0 * term.epsilon
+        table = lennard_jones_tables(term, model.num_types)
     if model.pair_scales is not None:
         table[1] *= np.repeat(model.pair_scales, model.num_types)
     return table
 
 
 def pair_defines(model: AllegroModel) -> dict[str, int | float]:
-    """Macros of the pair term: its kind, and the exponent of its cutoff function, 0 for none."""
+    """Macros of the pair term: its kind, and the exponent of its cutoff function, 0 for none; the form of
+    Lennard-Jones, PAIR_WHOLE_POWER being 0 for powers that are not whole, or large."""
     kinds = {"PAIR_ZBL": 1, "PAIR_LENNARD_JONES": 2}
     term = model.pair_term
     kind = 0 if term is None else kinds["PAIR_ZBL" if isinstance(term, Zbl) else "PAIR_LENNARD_JONES"]
     exponent = None if term is None else term.cutoff_exponent
-    return {**kinds, "PAIR_TERM": kind, "PAIR_EXPONENT": float(exponent or 0.0)}
+    macros: dict[str, int | float] = {**kinds, "PAIR_TERM": kind, "PAIR_EXPONENT": float(exponent or 0.0)}
+    if isinstance(term, LennardJones):
+        whole = int(term.power) if term.power <= 64.0 and float(term.power).is_integer() else 0
+        macros |= {
+            "PAIR_REPULSIVE_PART": 1, "PAIR_ONE_POWER": 2, "PAIR_STYLE": LENNARD_JONES_STYLES.index(term.style),
+            "PAIR_POWER": float(term.power), "PAIR_WHOLE_POWER": whole, "PAIR_END": term.end,
+        }  # fmt: skip
+    return macros
 
 
 def pair_terms_size(model: AllegroModel, capacity: int) -> int:

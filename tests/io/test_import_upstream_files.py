@@ -107,7 +107,11 @@ def upstream() -> Path:
 
 def test_self_checks_come_from_upstream_where_it_is_installed(upstream: Path, tmp_path: Path) -> None:
     output = tmp_path / "model.h5"
-    for name, extra in (("zbl_metal", []), ("l1_three_layers_float32_ema", ["--raw-weights"])):
+    for name, extra in (
+        ("zbl_metal", []),
+        ("l1_three_layers_float32_ema", ["--raw-weights"]),
+        ("lj_repulsive_only", ["--mend-lennard-jones"]),
+    ):
         arguments = ["import", str(FOLDER / f"{name}.ckpt"), "-o", str(output), "--overwrite"]
         assert main([*arguments, "--upstream-python", str(upstream), *extra]) == 0
         assert all(check.source.startswith("upstream") for check in read_self_checks(output))

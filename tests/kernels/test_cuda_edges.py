@@ -152,7 +152,7 @@ def with_lennard_jones(exponent: float | None, reach: float | None = None, **for
     return replace(model_of(1, 4, 1, per_pair_cutoffs=True), pair_term=term)
 
 
-DELTA = np.array([[0.3, 0.1], [0.2, 0.0]])  # of ordered pairs: which type is whose is seen
+DELTA = np.array([[0.3, 0.1, 0.0], [0.2, 0.0, 0.4], [0.1, 0.2, 0.3]])  # not symmetric: which type is whose is seen
 
 MODELS = {
     "bessel": lambda: model_of(2, 8, 1),

@@ -87,7 +87,7 @@ def test_vectors_of_the_centre_equal_tensors_on_edges(l_max, num_layers):
 # an edge beyond one keeps its features), edges beyond cutoffs.
 LEGACY = (
     "pair_cutoffs_zbl", "uvvp_collected_so3", "uuulin_self_edge", "environment_linear", "three_layer_cutoffs",
-    "lj_beyond_cutoffs", "replaced_layer_cutoffs",
+    "lj_beyond_cutoffs", "lj_fancy", "replaced_layer_cutoffs",
 )  # fmt: skip
 
 

@@ -90,9 +90,8 @@ class Case(Protocol):
         """energies (N,) eV and forces (N, 3) eV/Å of a new evaluation."""
         ...
 
-    def stages(self) -> dict[str, float] | None:
-        """Deviations of every stage from its reference on the kernels' own inputs; None for models of the legacy
-        generation, whose stages have no such reference."""
+    def stages(self) -> dict[str, float]:
+        """Deviations of every stage from its reference on the kernels' own inputs."""
         ...
 
     def memory(self) -> dict[str, int]:
@@ -263,10 +262,8 @@ def _accuracy(gpu: Gpu, wanted: Expected, precision: str) -> dict[str, Any]:
     again, stages = case.results(), case.stages()
     small = gpu.case(wanted.model, precision, wanted.structure, max_rows=128).results()
     result = {**case.facts, **deviations(energies, forces, wanted, precision)}
-    result["stages"] = stages
-    if stages is not None:
-        result["stages_over_bounds"] = _over_bounds(stages, precision)
-        result["within_bounds"]["stages"] = not result["stages_over_bounds"]
+    result |= {"stages": stages, "stages_over_bounds": _over_bounds(stages, precision)}
+    result["within_bounds"]["stages"] = not result["stages_over_bounds"]
     result["repeats_bitwise"] = all(np.array_equal(a, b) for a, b in zip((energies, forces), again, strict=True))
     result["same_bits_in_small_chunks"] = all(
         np.array_equal(a, b) for a, b in zip((energies, forces), small, strict=True)

@@ -120,17 +120,24 @@ def evaluate_structure(
     return StructureResult(float(energies.sum()), energies, forces, 0.5 * (virial + virial.T), atom_virials)
 
 
-def radial_basis(radial: BesselEmbedding | SplineEmbedding, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The radial functions b_n(x) and their slopes db_n/dx, both (Z, num_basis); x (Z,) = d / cutoff."""
+def radial_basis(
+    radial: BesselEmbedding | SplineEmbedding, x: np.ndarray, center_types: np.ndarray, neighbor_types: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The radial functions b_n(x) and their slopes db_n/dx, both (Z, num_basis); x (Z,) = d / cutoff, types (Z,)."""
     if isinstance(radial, SplineEmbedding):
         phase, wave_number = geometry._spline_phase(radial, x)
         return 0.25 * (1.0 - np.cos(phase)) ** 2, 0.5 * (1.0 - np.cos(phase)) * np.sin(phase) * wave_number
-    phase = radial.frequencies * x[:, None]
-    waves = radial.frequencies * np.sinc(phase)
-    wave_slopes = radial.frequencies**2 * (np.cos(np.pi * phase) - np.sinc(phase)) / phase
-    cutoff = geometry.polynomial_cutoff_forward(x, radial.cutoff_exponent)[:, None]
-    cutoff_slope = geometry.polynomial_cutoff_backward(np.ones_like(x), x, radial.cutoff_exponent)[:, None]
-    return waves * cutoff, wave_slopes * cutoff + waves * cutoff_slope
+    frequencies = geometry._frequencies(radial, center_types, neighbor_types)
+    phase = frequencies * x[:, None]
+    waves = frequencies * np.sinc(phase)
+    wave_slopes = frequencies**2 * (np.cos(np.pi * phase) - np.sinc(phase)) / phase
+    cutoff = geometry.cutoff_forward(x, radial.cutoff_exponent)[:, None]
+    cutoff_slope = geometry.cutoff_backward(np.ones_like(x), x, radial.cutoff_exponent)[:, None]
+    values, slopes = waves * cutoff, wave_slopes * cutoff + waves * cutoff_slope
+    if radial.with_constants:
+        ones = np.ones_like(cutoff)
+        return np.hstack([values, cutoff, ones]), np.hstack([slopes, cutoff_slope, 0.0 * ones])
+    return values, slopes
 
 
 class _Dense:
@@ -231,7 +238,8 @@ class _Evaluation:
         cutoffs = model.cutoffs[types[centers], types[self._neighbors]]
         self._lengths, self._units = geometry.lengths_forward(self._vectors)
         self._x = self._lengths / cutoffs
-        basis, self._basis_slopes = (self._cast(values) for values in radial_basis(model.radial, self._x))
+        radial = radial_basis(model.radial, self._x, types[centers], types[self._neighbors])
+        basis, self._basis_slopes = map(self._cast, radial)
         self._harmonics = self._cast(
             geometry.spherical_harmonics_forward(self._units, model.l_max, model.repeated_harmonics)
         )

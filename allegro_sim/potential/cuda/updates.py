@@ -32,11 +32,12 @@ class Updates:
     ----------
     specs : kernels with a thread a row
     kernels : kernels over pieces of rows
+    gates : rows of the buffers of gates, in order
     """
 
     def __init__(self, model: AllegroModel, dimensions: Dimensions, rounding: Rounding, *, apart: bool) -> None:
         self.model, self._d, self._rounding, self._apart = model, dimensions, rounding, apart
-        self._gates: list[Gate] = []
+        self.gates = list[Gate]()
         kernels: list[MlpKernel] = []
         for k in range(model.num_layers + 1):
             kernels += self._updates(k)
@@ -47,13 +48,13 @@ class Updates:
     @property
     def source(self) -> tuple[str, ...]:
         """Parts of the module's text."""
-        return ("gates.cu", self._gates_text()) if self._gates else ("gates.cu",)
+        return ("gates.cu", self._gates_text()) if self.gates else ("gates.cu",)
 
     def buffers(self, capacity: int) -> tuple[Shapes, Shapes]:
         """Shapes of the arrays over edges, in REAL numbers and in float64."""
         real, whole = Shapes(), Shapes()
-        if self._gates:
-            real |= dict.fromkeys(("gates", "gate_slopes"), (len(self._gates), capacity))
+        if self.gates:
+            real |= dict.fromkeys(("gates", "gate_slopes"), (len(self.gates), capacity))
             whole["latent_slope"] = (capacity,)
         if self._apart:
             width = self._d.places[0]
@@ -103,9 +104,9 @@ class Updates:
     def _gate(self, kind: str, radius: float, parameter: float = 0.0) -> int:
         """Row of a gate; equal ones are computed once."""
         gate = (kind, float(radius), float(parameter))
-        if gate not in self._gates:
-            self._gates.append(gate)
-        return self._gates.index(gate)
+        if gate not in self.gates:
+            self.gates.append(gate)
+        return self.gates.index(gate)
 
     def _updates(self, k: int) -> list[MlpKernel]:
         model, cutoff = self.model, self.model.latent_cutoff
@@ -166,11 +167,11 @@ class Updates:
         found = []
         outputs: tuple[str, ...]
         inputs: tuple[str, ...]
-        if self._gates:
+        if self.gates:
             found.append(
                 KernelSpec("latent_gates", "gates_of_edge", ("gates", "gate_slopes"), ("vectors", "capacity"), "row")
             )
-        if any(kind in ("POLYNOMIAL_GATE", "COSINE_GATE") for kind, _, _ in self._gates):
+        if any(kind in ("POLYNOMIAL_GATE", "COSINE_GATE") for kind, _, _ in self.gates):
             outputs, inputs = ("radial_slope",), ("latent_slope", "pairs", "cutoffs", *_CHUNK)
             found.append(KernelSpec("add_latent_slopes", "add_latent_slope_of_edge", outputs, inputs, "row"))
         if self.model.edge_scales is not None:
@@ -187,7 +188,7 @@ class Updates:
             "  if (z >= capacity) return;",
             "  const double d = length_of_edge(vectors, z, capacity);",
         ]
-        for row, (kind, radius, parameter) in enumerate(self._gates):
+        for row, (kind, radius, parameter) in enumerate(self.gates):
             at = f"{row}LL * capacity + z"
             lines.append(f"  gate_of_length<{kind}>(gates + {at}, gate_slopes + {at}, d, {radius!r}, {parameter!r});")
         return "\n".join([*lines, "}", ""])

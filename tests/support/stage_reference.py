@@ -7,9 +7,9 @@ inputs are the kernels' own buffers, bit for bit, and only what it does itself i
     replay(potential) -> {"latent_0_forward: s_1": relative RMS deviation, ...}
 
 of the last evaluation's positions, the largest of all chunks; on a GPU as well as in the CPU runner. Stages are found
-by the names that the plan has for them: those of the current generation and what all models share are here, those of
-sums of tensor features in `scatter_stages`, of the legacy generation in `legacy_stages` (MLPs) and `direct_stages`
-(tensors). Products are float64 sums of rounded operands, and each result is rounded once to the features' type; no
+by the names that the plan has for them: MLPs of the current generation and what all models share are here, its centres
+in `vector_stages`, or `scatter_stages` where tensor features are summed; the legacy generation is in `legacy_stages`
+(MLPs) and `direct_stages` (tensors). Products are float64 sums of rounded operands, and each result is rounded once to the features' type; no
 order of sums is copied from the kernels.
 """
 
@@ -22,11 +22,10 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from support import direct_stages, legacy_stages, scatter_stages
+from support import direct_stages, legacy_stages, scatter_stages, vector_stages
 from support.mixed_reference import LEAST_WIDTH, radial_basis, round_to_tf32, truncate_to_tf32
 
 from allegro_sim.model import reference_geometry as geometry
-from allegro_sim.model import reference_identity as identity
 from allegro_sim.model import reference_layers as stages
 from allegro_sim.model import reference_pairs as pairs
 from allegro_sim.potential.cuda.engine import Engine
@@ -155,7 +154,7 @@ class _Chunk:
         self._real, self._max_centers, self._chunk = layout.real, max_centers, chunk
         self._start, end = arrays["chunk_centers"][chunk : chunk + 2]
         self._num_centers = int(end - self._start)
-        self._families = (legacy_stages, direct_stages) if self._model.is_legacy else (scatter_stages,)
+        self._families = (legacy_stages, direct_stages) if self._model.is_legacy else (scatter_stages, vector_stages)
         self._shapes = {shape.name: shape for shape in layout.shapes}
         self._widths = layout.folded.widths
         self._turned: dict[tuple[str, int], np.ndarray] = {}
@@ -198,6 +197,10 @@ class _Chunk:
     def _of_centers(self, layer: np.ndarray) -> np.ndarray:
         """(max_centers, M, UP) as (centres, U, M)."""
         return layer[: self._num_centers, :, : self._dimensions.channels].transpose(0, 2, 1)
+
+    def _has_edges(self) -> np.ndarray:
+        """(centres, 1, 1): centres without edges are skipped, whatever stands in their rows."""
+        return (np.diff(self._after["first"][: self._num_centers + 1]) > 0)[:, None, None]
 
     def _environment_gradients(self, values: Values) -> np.ndarray:
         d = self._dimensions
@@ -389,73 +392,6 @@ class _Chunk:
             )
             for n, part in enumerate(np.split(rows, np.cumsum(self._widths[:-1]), axis=1))
         }
-
-    # --- centres ------------------------------------------------------------------------------------------------------
-
-    def _center_forward(self, k: int) -> dict:
-        model, before = self._model, self._before
-        harmonics = self._harmonics(before).astype(np.float64)
-        terms = stages.weighted_harmonics_forward(
-            self._weights(before["env"][k]).astype(np.float64), harmonics, model.repeated_harmonics
-        )
-        norms = model.environment_norms[self._types].astype(self._real).astype(np.float64)
-        environment = self._cast(stages.environment_forward(terms, self._centers, norms))
-        used = self._has_edges()
-        environments = [np.where(used, self._of_centers(before["A"][n]), 0.0) for n in range(k)] + [environment]
-        vector, _ = identity.center_vector_forward(
-            model.layers[: k + 1], environments, model.l_max, model.repeated_harmonics
-        )
-        weights = self._weights(before["w"]).astype(np.float64)
-        invariants = identity.invariants_forward(weights, harmonics, vector, self._centers, model.repeated_harmonics)
-        return {
-            f"A_{k}": (np.where(used, self._of_centers(self._after["A"][k]), 0.0), environment),
-            f"scal_{k}": self._written(self._invariants(self._after["x"]), invariants, self._rounding.invariants[k]),
-        }
-
-    def _has_edges(self) -> np.ndarray:
-        """(centres, 1, 1): centres without edges are skipped, whatever stands in their rows."""
-        return (np.diff(self._after["first"][: self._num_centers + 1]) > 0)[:, None, None]
-
-    def _center_backward(self, k: int) -> dict:
-        model, before, after, used = self._model, self._before, self._after, self._has_edges()
-        last = k == model.num_layers - 1
-        harmonics = self._harmonics(before).astype(np.float64)
-        weights = self._weights(before["w"]).astype(np.float64)
-        own = self._weights(before["env"][k]).astype(np.float64)
-        environments = [np.where(used, self._of_centers(before["A"][n]), 0.0) for n in range(k + 1)]
-        vector, partial = identity.center_vector_forward(
-            model.layers[: k + 1], environments, model.l_max, model.repeated_harmonics
-        )
-        by_weights, by_harmonics, by_vector = identity.invariants_backward(
-            self._invariants(before["dx"]).astype(np.float64),
-            weights,
-            harmonics,
-            vector,
-            self._centers,
-            model.repeated_harmonics,
-        )
-        into = identity.center_vector_backward(
-            by_vector, model.layers[: k + 1], environments, partial, model.l_max, model.repeated_harmonics
-        )
-        if not last:
-            earlier = self._environment_gradients(before)
-            into = [grad + np.where(used, self._of_centers(earlier[n]), 0.0) for n, grad in enumerate(into)]
-        norms = model.environment_norms[self._types].astype(self._real).astype(np.float64)
-        terms = stages.environment_backward(into[k], self._centers, norms)
-        by_env, more = stages.weighted_harmonics_backward(terms, own, harmonics, model.repeated_harmonics)
-        by_harmonics = (by_harmonics + more)[:, 1:]
-        if not last:
-            by_weights = by_weights + self._weights(before["dw"])
-            by_harmonics = by_harmonics + self._harmonic_gradient(before)
-        found = {
-            "denv": self._written(self._weights(after["denv"]), by_env, self._rounding.environments[k]),
-            "dw": self._written(self._weights(after["dw"]), by_weights, k == 0 and self._rounding.tensor),
-            "dY": (self._harmonic_gradient(after), by_harmonics),
-        }
-        written = self._environment_gradients(after)
-        for n in range(k):
-            found[f"dA_{n}"] = (np.where(used, self._of_centers(written[n]), 0.0), self._cast(into[n]))
-        return found
 
     # --- float64 ------------------------------------------------------------------------------------------------------
 

@@ -70,10 +70,10 @@ _LENGTHS, _RADIAL, _HARMONIC, _GRADIENT, _REPULSION = 60, 30, 8, 60, 250
 def kernel_works(model: AllegroModel, precision: str) -> list[KernelWork]:
     """Every kernel of an evaluation, in order; precision "double", "single" or "mixed"."""
     shape = Shape(model, precision)
-    kernels = [_clear(), _index_count(), _index_scan(), _index_fill(), _geometry(shape)]
+    kernels = [_clear_and_count(), _index_scan(), _index_fill(), _geometry(shape)]
     if model.is_legacy:
         forward, backward = legacy_works(shape)
-        return [*kernels, *forward, _energies(shape), *backward, _forces(shape)]
+        return [*kernels, *forward, *backward, _energies_and_forces(shape)]
 
     center_forward, center_backward = _center_forward, _center_backward
     if model.scatter_features:
@@ -84,13 +84,12 @@ def kernel_works(model: AllegroModel, precision: str) -> list[KernelWork]:
         kernels += mlp_works(shape, f"latent_{k}", forward=True)
     kernels += [
         *mlp_works(shape, "readout", forward=True),
-        _energies(shape),
         *mlp_works(shape, "readout", forward=False),  # nothing where one kernel goes both ways
     ]
     for k in reversed(range(shape.layers)):
         kernels += mlp_works(shape, f"latent_{k}", forward=False)
         kernels.append(center_backward(shape, k))
-    kernels += [*mlp_works(shape, "embedding", forward=False), _forces(shape)]
+    kernels += [*mlp_works(shape, "embedding", forward=False), _energies_and_forces(shape)]
     return kernels
 
 
@@ -112,13 +111,10 @@ _SKIN_PAIRS = 1.8
 _ROW = {"positions": 24.0, "images": 12.0, "types": 4.0}
 
 
-def _clear() -> KernelWork:
-    return KernelWork("clear_results", make_work(), make_work({}, {"forces": 24.0, "faults": 1.0}))
-
-
-def _index_count() -> KernelWork:
+def _clear_and_count() -> KernelWork:
     edge = make_work({"indices": 4.0, **_ROW}, double=20.0).scaled(_SKIN_PAIRS)
-    return KernelWork("count_edges", edge, make_work({"row_offsets": 8.0, **_ROW}, {"counts": 4.0}))
+    center = make_work({"row_offsets": 8.0, **_ROW}, {"counts": 4.0, "forces": 24.0, "faults": 1.0})
+    return KernelWork("clear_and_count", edge, center)
 
 
 def _index_scan() -> KernelWork:
@@ -150,7 +146,7 @@ def _geometry(shape: Shape) -> KernelWork:
     return KernelWork("edge_geometry", edge, make_work({"positions": 24.0, "images": 12.0, "types": 4.0}))
 
 
-def _forces(shape: Shape) -> KernelWork:
+def _energies_and_forces(shape: Shape) -> KernelWork:
     # Integer additions in memory, read and written: each neighbour's force; each centre's once a warp and once more
     # where the centre ends within the warp.
     added = 24.0 * (1.0 + 1.0 / 32.0)
@@ -167,17 +163,13 @@ def _forces(shape: Shape) -> KernelWork:
         {"forces": added},
         double=_GRADIENT + 3 * _HARMONIC * shape.m,
     )
+    edge.read["edge_energies"] = 8.0
+    edge.double += 1.0
     if shape.model.pair_term is not None:
-        edge.read["pair_terms"] = 8.0
-    return KernelWork("edge_forces", edge, make_work({"forces": 24.0}, {"forces": 24.0}))
-
-
-def _energies(shape: Shape) -> KernelWork:
-    edge = make_work({"edge_energies": 8.0}, double=1.0)
-    if shape.model.pair_term is not None:
-        edge.read["pair_terms"] = 8.0
+        edge.read["pair_terms"] = 16.0  # and their slopes
         edge.double += 1.0
-    return KernelWork("center_energies", edge, make_work({"first": 4.0, "types": 4.0}, {"energies": 8.0}))
+    center = make_work({"forces": 24.0, "first": 4.0, "types": 4.0}, {"forces": 24.0, "energies": 8.0})
+    return KernelWork("energies_and_forces", edge, center)
 
 
 def _center_forward(shape: Shape, k: int) -> KernelWork:

@@ -123,8 +123,8 @@ DEVICE void forces_of_edge(
     const REAL* __restrict__ harmonic_gradient, const double* __restrict__ vectors, const int* __restrict__ pairs,
     const double* __restrict__ pair_terms, const int* __restrict__ edge_center, const int* __restrict__ edge_neighbor,
     const double* __restrict__ cutoffs, const int* __restrict__ first, const int* __restrict__ chunk_centers, int chunk,
-    int capacity, int want_virial, int want_atom_virials) {
-  const int z = blockIdx.x * blockDim.x + threadIdx.x, lane = threadIdx.x & 31;
+    int capacity, int want_virial, int want_atom_virials, int block, int) {
+  const int z = block * blockDim.x + threadIdx.x, lane = threadIdx.x & 31;
   const int count = edge_count(first, chunk_centers, chunk);
   if (z - lane >= count) return;  // the whole warp
   const bool real = z < count;
@@ -203,14 +203,14 @@ DEVICE double sum_of_energy_lanes(double value) {
 }
 
 // ENERGY_LANES threads a centre: lane n sums edges n, n + ENERGY_LANES, ... of it in order, and the sums are added in
-// the order of lanes. E_i = (shift + factor sum_z e_z) + pair terms (overwrites energies and faults, but in a step that
-// does not go on).
+// the order of lanes. E_i = (shift + factor sum_z e_z) + pair terms (overwrites energies, marks faults, but in a step
+// that does not go on).
 DEVICE void energy_of_center(
     double* __restrict__ energies, unsigned char* __restrict__ faults, int* __restrict__ status,
     const long long* __restrict__ control, const double* __restrict__ edge_energies, const double* __restrict__ pair_terms, const int* __restrict__ types,
     const double* __restrict__ energy_factors, const double* __restrict__ shifts, const int* __restrict__ first,
-    const int* __restrict__ chunk_centers, int chunk, int capacity) {
-  const int thread = blockIdx.x * blockDim.x + threadIdx.x, number = thread / ENERGY_LANES;
+    const int* __restrict__ chunk_centers, int chunk, int capacity, int block, int) {
+  const int thread = block * blockDim.x + threadIdx.x, number = thread / ENERGY_LANES;
   const int lane = thread % ENERGY_LANES;
   if (control[CONTROL_FOUND] != 0) return;
   const bool exists = number < chunk_size(chunk_centers, chunk);
@@ -231,6 +231,5 @@ DEVICE void energy_of_center(
   const int i = chunk_centers[chunk] + number, type = types[i];
   const double energy = (shifts[type] + energy_factors[type] * total) + pair_total;
   energies[i] = energy;
-  faults[i] = 0;
   if (!isfinite(energy)) mark_fault(faults, status, i);
 }

@@ -50,8 +50,8 @@ DEVICE void visit_pairs(
 DEVICE void count_edges_of_center(
     int* __restrict__ counts, const double* __restrict__ positions, const int* __restrict__ images,
     const int* __restrict__ types, const double* __restrict__ cell, const double* __restrict__ reaches,
-    const long long* __restrict__ row_offsets, const int* __restrict__ indices, int owned) {
-  const int i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    const long long* __restrict__ row_offsets, const int* __restrict__ indices, int owned, int block, int) {
+  const int i = block * (blockDim.x / 32) + threadIdx.x / 32;
   if (i >= owned) return;
   int number = 0;
   visit_pairs(positions, images, types, cell, reaches, row_offsets, indices, i, [&](int, unsigned votes) {
@@ -85,10 +85,10 @@ DEVICE void fill_edges_of_center(
       });
 }
 
-// All threads of the grid: zeros, neighbours by neighbours.
-template <class T> DEVICE void clear_array(T* array, long long count) {
-  const long long threads = (long long)gridDim.x * blockDim.x;
-  for (long long n = (long long)blockIdx.x * blockDim.x + threadIdx.x; n < count; n += threads) array[n] = 0;
+// All threads of so many blocks: zeros, neighbours by neighbours.
+template <class T> DEVICE void clear_array(T* array, long long count, int block, int blocks) {
+  const long long threads = (long long)blocks * blockDim.x;
+  for (long long n = (long long)block * blockDim.x + threadIdx.x; n < count; n += threads) array[n] = 0;
 }
 
 // Zero what an evaluation adds up (overwrites), but in a step that does not go on (control[CONTROL_FOUND]).
@@ -98,11 +98,11 @@ template <class T> DEVICE void clear_array(T* array, long long count) {
 DEVICE void clear_arrays(
     long long* __restrict__ forces, long long* __restrict__ virial_words, long long* __restrict__ atom_virials,
     unsigned char* __restrict__ faults, int* __restrict__ status, const long long* __restrict__ control, int rows,
-    int virial_rows) {
+    int virial_rows, int block, int blocks) {
   if (control[CONTROL_FOUND] != 0) return;
-  clear_array(forces, 3LL * rows);
-  clear_array(virial_words, 18);
-  clear_array(atom_virials, 9LL * virial_rows);
-  clear_array(faults, rows);
-  clear_array(status, 8);
+  clear_array(forces, 3LL * rows, block, blocks);
+  clear_array(virial_words, 18, block, blocks);
+  clear_array(atom_virials, 9LL * virial_rows, block, blocks);
+  clear_array(faults, rows, block, blocks);
+  clear_array(status, 8, block, blocks);
 }

@@ -301,7 +301,6 @@ def test_energies(name):
     types = chunks.types[chunks.i], chunks.types[chunks.j]
     if model.pair_term is not None:
         pairs = pair_forward(model.pair_term, chunks.d, chunks.d / model.cutoffs[types], *types)
-    chunks.results["faults"][3] = 1  # of an earlier evaluation
     for chunk in range(2):
         arrays, rows = chunks.geometry(chunk), chunks.rows(chunk)
         arrays["edge_energies"] = np.full(chunks.capacity, np.nan)

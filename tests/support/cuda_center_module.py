@@ -10,7 +10,12 @@ from support.cuda_runner import CpuModule
 from support.random_models import random_model
 
 from allegro_sim.model.description import AllegroModel
-from allegro_sim.potential.cuda.center_header import center_defines, kernel_specs
+from allegro_sim.potential.cuda.center_header import (
+    CENTER_ENERGIES,
+    EDGE_FORCES,
+    center_defines,
+    kernel_specs,
+)
 from allegro_sim.potential.cuda.contractions import contraction_code
 from allegro_sim.potential.cuda.source import assemble
 
@@ -20,6 +25,11 @@ NUMBERS = (
 )  # fmt: skip
 
 
+def specs_of(model: AllegroModel):
+    """All kernels by name, and those that are otherwise parts of one as kernels of their own."""
+    return {**kernel_specs(model), **{spec.name: spec for spec in (CENTER_ENERGIES, EDGE_FORCES)}}
+
+
 def real_of(precision: str) -> type[np.floating]:
     return np.float64 if precision == "double" else np.float32
 
@@ -27,7 +37,7 @@ def real_of(precision: str) -> type[np.floating]:
 def source_of(model: AllegroModel, precision: str, part: str, **defines: int) -> str:
     """The text of the kernels of a part, "centers" or "edges" (and the index); `defines` override constants."""
     constants = center_defines(model, precision) | {name: str(value) for name, value in defines.items()}
-    specs = kernel_specs(model)
+    specs = specs_of(model)
     names = [name for name in specs if name.startswith(CENTERS) == (part == "centers")]
     return assemble(
         "".join(f"#define {name} {value}\n" for name, value in constants.items()),
@@ -61,7 +71,7 @@ class CenterModule:
         self.model, self.real = model, real_of(precision)
         defined = center_defines(model, precision).items()
         self.sizes = {name: float(value) for name, value in defined if "(" not in name}
-        self.specs = kernel_specs(model)
+        self.specs = specs_of(model)
         source = source_of(model, precision, self.part, **(defines or {}))
         # There is more to compile than to compute.
         self.module = CpuModule(source, optimize="-O0", **settings)

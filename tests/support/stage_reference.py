@@ -9,8 +9,8 @@ inputs are the kernels' own buffers, bit for bit, and only what it does itself i
 of the last evaluation's positions, the largest of all chunks; on a GPU as well as in the CPU runner. Stages are found
 by the names that the plan has for them: MLPs of the current generation and what all models share are here, its centres
 in `vector_stages`, or `scatter_stages` where tensor features are summed; the legacy generation is in `legacy_stages`
-(MLPs) and `direct_stages` (tensors). Products are float64 sums of rounded operands, and each result is rounded once to the features' type; no
-order of sums is copied from the kernels.
+(MLPs) and `direct_stages` (tensors). Products are float64 sums of rounded operands, and each result is rounded once to
+the features' type; no order of sums is copied from the kernels.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _FLOAT64 = re.compile(r"edge_geometry: pair_terms|scale_edge_energies|add_latent
 def bound_of(name: str, precision: str, *, deep_embedding: bool = False, few_channels: bool = False) -> float:
     """What a deviation of `replay` may be."""
     stage = name.partition(":")[0]
-    if stage == "edge_forces":
+    if name == "energies_and_forces: forces":
         return FORCES
     if _FLOAT64.match(name):
         return BOUNDS["double"]
@@ -417,7 +417,10 @@ class _Chunk:
             "harmonics": (self._harmonics(after), harmonics),
         }
 
-    def _center_energies(self) -> dict:
+    def _energies_and_forces(self) -> dict:
+        return self._energies() | self._forces()
+
+    def _energies(self) -> dict:
         model, after = self._model, self._after
         sums = np.bincount(self._centers, after["edge_energies"][: self._edges], self._num_centers)
         wanted = model.shifts[self._types] + (model.edge_sum_norms * model.scales)[self._types] * sums
@@ -425,7 +428,7 @@ class _Chunk:
             wanted += np.bincount(self._centers, after["pair_terms"][: self._edges], self._num_centers)
         return {"energies": (after["energies"][self._start : self._start + self._num_centers], wanted)}
 
-    def _edge_forces(self) -> dict:
+    def _forces(self) -> dict:
         model, before, edges = self._model, self._before, self._edges
         vectors = before["vectors"][:, :edges].T
         lengths, units = geometry.lengths_forward(vectors)

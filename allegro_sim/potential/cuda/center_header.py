@@ -58,7 +58,8 @@ class KernelSpec:
     its template arguments. threads: what there is a thread for, "row" (capacity), "center" (max_centers * lanes),
     "channel" of each group of a centre (max_centers * GROUPS * LANES), "edge channel" (capacity * LANES), "block" (a
     single block), or a warp: "center warp" (max_centers). Kernels of a whole evaluation take all rows of atoms and all
-    centres for these two sizes.
+    centres for these two sizes. placed: whether the device function takes the number of its block and how many there
+    are, so that it may be a part of a `JointSpec`.
     """
 
     name: str
@@ -67,6 +68,7 @@ class KernelSpec:
     inputs: tuple[str, ...]
     threads: str
     lanes: int = 1
+    placed: bool = False
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -93,16 +95,68 @@ class KernelSpec:
 
     def entry_point(self) -> str:
         """The `extern "C"` function: the body, under the kernel's name."""
-        parameters = []
-        for name in self.arguments:
-            kind = _C_TYPES.get(name, "REAL*")
-            if kind.endswith("*"):
-                kind = f"{kind} __restrict__" if name in self.outputs else f"const {kind} __restrict__"
-            parameters.append(f"{kind} {name}")
-        return (
-            f'extern "C" __global__ void __launch_bounds__({self.block}) {self.name}({", ".join(parameters)}) {{\n'
-            f"  {self.body}({', '.join(self.arguments)});\n}}\n"
+        return _entry_point(self, f"  {self.call('(int)blockIdx.x', '(int)gridDim.x')}\n")
+
+    def call(self, block: str, blocks: str) -> str:
+        """The statement that runs it in one of so many blocks."""
+        place = (block, blocks) if self.placed else ()
+        return f"{self.body}({', '.join((*self.arguments, *place))});"
+
+
+@dataclass(frozen=True)
+class JointSpec:
+    """Two kernels side by side in one launch: the blocks of `first`, then those of `second`.
+
+    Neither reads or overwrites what the other writes; both may add to the same. threads: C++ for the number of threads
+    of `first`, one or more, from numbers among the arguments; numbers: those of them that are arguments of neither.
+    """
+
+    name: str
+    first: KernelSpec
+    second: KernelSpec
+    threads: str
+    numbers: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.first.outputs + self.second.outputs))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        names = dict.fromkeys(self.first.inputs + self.second.inputs + self.numbers)
+        return tuple(name for name in names if name not in self.outputs)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return self.outputs + self.inputs
+
+    @property
+    def block(self) -> int:
+        return ROW_BLOCK
+
+    def grid(self, capacity: int, max_centers: int) -> int:
+        """Blocks of both."""
+        return self.first.grid(capacity, max_centers) + self.second.grid(capacity, max_centers)
+
+    def entry_point(self) -> str:
+        """The `extern "C"` function: one of the two, by the block."""
+        return _entry_point(
+            self,
+            f"  const int own = ({self.threads} + {ROW_BLOCK - 1}) / {ROW_BLOCK}, block = (int)blockIdx.x;\n"
+            f"  if (block < own) {self.first.call('block', 'own')}\n"
+            f"  else {self.second.call('block - own', '(int)gridDim.x - own')}\n",
         )
+
+
+def _entry_point(spec: KernelSpec | JointSpec, body: str) -> str:
+    parameters = []
+    for name in spec.arguments:
+        kind = _C_TYPES.get(name, "REAL*")
+        if kind.endswith("*"):
+            kind = f"{kind} __restrict__" if name in spec.outputs else f"const {kind} __restrict__"
+        parameters.append(f"{kind} {name}")
+    bounds = f"__launch_bounds__({spec.block})"
+    return f'extern "C" __global__ void {bounds} {spec.name}({", ".join(parameters)}) {{\n{body}}}\n'
 
 
 _CHUNK = ("first", "chunk_centers", "chunk", "capacity")
@@ -112,8 +166,12 @@ _LIST = ("positions", "images", "types", "cell", "reaches", "row_offsets", "indi
 CLEAR_RESULTS = KernelSpec(
     "clear_results", "clear_arrays",
     ("forces", "virial_words", "atom_virials", "faults", "status"), ("control", "rows", "virial_rows"), "row",
+    placed=True,
 )  # fmt: skip
-COUNT_EDGES = KernelSpec("count_edges", "count_edges_of_center", ("counts",), (*_LIST, "owned"), "center warp")
+COUNT_EDGES = KernelSpec(
+    "count_edges", "count_edges_of_center", ("counts",), (*_LIST, "owned"), "center warp", placed=True
+)
+CLEAR_AND_COUNT = JointSpec("clear_and_count", CLEAR_RESULTS, COUNT_EDGES, "rows")
 FILL_EDGES = KernelSpec(
     "fill_edges", "fill_edges_of_center",
     ("edge_center", "edge_neighbor"), (*_LIST, "first", "chunk_centers", "chunk"), "center warp",
@@ -127,14 +185,17 @@ EDGE_FORCES = KernelSpec(
     "edge_forces", "forces_of_edge",
     ("forces", "virial_words", "atom_virials", "faults", "status"),
     ("radial_slope", "harmonic_gradient", "vectors", "pairs", "pair_terms", "edge_center", "edge_neighbor", "cutoffs",
-     *_CHUNK, "want_virial", "want_atom_virials"), "row",
+     *_CHUNK, "want_virial", "want_atom_virials"), "row", placed=True,
 )  # fmt: skip
 CENTER_ENERGIES = KernelSpec(
     "center_energies", "energy_of_center",
     ("energies", "faults", "status"),
     ("control", "edge_energies", "pair_terms", "types", "energy_factors", "shifts", *_CHUNK), "center",
-    lanes=ENERGY_LANES,
+    lanes=ENERGY_LANES, placed=True,
 )  # fmt: skip
+ENERGIES_AND_FORCES = JointSpec(
+    "energies_and_forces", CENTER_ENERGIES, EDGE_FORCES, f"max_centers * {ENERGY_LANES}", ("max_centers",)
+)
 SCAN_CHUNK = KernelSpec(
     "scan_chunk",
     "scan_counts",
@@ -168,15 +229,15 @@ def center_backward(layer: int, lanes: int, round_denv: bool = True, round_dw: b
     )  # fmt: skip
 
 
-def kernel_specs(model: AllegroModel, rounding: Rounding | None = None) -> dict[str, KernelSpec]:
+def kernel_specs(model: AllegroModel, rounding: Rounding | None = None) -> dict[str, KernelSpec | JointSpec]:
     """Every index, edge and centre kernel of a model of the current generation, by name."""
     return {**edge_specs(), **center_specs(model, rounding)}
 
 
-def edge_specs() -> dict[str, KernelSpec]:
+def edge_specs() -> dict[str, KernelSpec | JointSpec]:
     """The index and edge kernels, which every model has."""
-    index = (CLEAR_RESULTS, COUNT_EDGES, SCAN_CHUNK, FILL_EDGES)
-    return {spec.name: spec for spec in (*index, EDGE_GEOMETRY, CENTER_ENERGIES, EDGE_FORCES)}
+    index = (CLEAR_RESULTS, COUNT_EDGES, CLEAR_AND_COUNT, SCAN_CHUNK, FILL_EDGES)
+    return {spec.name: spec for spec in (*index, EDGE_GEOMETRY, ENERGIES_AND_FORCES)}
 
 
 def center_specs(model: AllegroModel, rounding: Rounding | None = None) -> dict[str, KernelSpec]:

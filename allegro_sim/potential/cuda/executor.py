@@ -53,7 +53,7 @@ class BoundPlan:
             call()
 
     def want(self, virial: bool, atom_virials: bool) -> None:
-        """What the next launches of `edge_forces` add up besides forces."""
+        """What the next launches of `energies_and_forces` add up besides forces."""
         self.numbers["want_virial"].value = virial
         self.numbers["want_atom_virials"].value = atom_virials
 

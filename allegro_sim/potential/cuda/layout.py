@@ -179,18 +179,18 @@ class Layout:
         chunk at once.
         """
         rows, owned = system["faults"].shape[0], system["energies"].shape[0]
-        sizes = {"rows": rows, "virial_rows": system["atom_virials"].shape[0]}
-        clear = self._launch_with(sizes, "clear_results", rows, owned)
+        sizes = {"rows": rows, "virial_rows": system["atom_virials"].shape[0], "owned": owned}
+        begin = self._launch_with(sizes, "clear_and_count" if owned else "clear_results", rows, owned)
         return Plan(
             capacity=capacity,
             max_centers=max_centers,
             buffers={**system, **self.buffers(capacity, max_centers, blocks)},
-            before=(clear, *self.count_edges(owned)),
+            before=(begin,),
             chunk=self.chunk_operations(capacity, max_centers, blocks),
         )
 
     def count_edges(self, owned: int) -> tuple[Operation, ...]:
-        """Edges of every centre now; nothing where there are no centres."""
+        """Edges of every centre now, for a chunk table; nothing where there are no centres."""
         return (self._launch_with({"owned": owned}, "count_edges", 0, owned),) if owned else ()
 
     def chunk_operations(self, capacity: int, max_centers: int, blocks: Blocks | None = None) -> tuple[Operation, ...]:
@@ -220,23 +220,23 @@ class Layout:
             stages.append("embedding_forward")
             for k in range(self.model.num_layers):
                 stages += [*self.track.forward(k), *self._own(f"latent_{k}_forward")]
-            return [*stages, *readout, "center_energies"]
+            return [*stages, *readout]
         stages += [*updates.before, "embedding_forward", *updates.after_mlp(0)]
         for k in range(self.model.num_layers):
             stages += [f"environment_{k}_forward", *updates.after_environment(k), *self.track.forward(k)]
             stages += [f"latent_{k}_forward", *updates.after_mlp(k + 1)]
-        return [*stages, *readout, *updates.after_readout, "center_energies"]
+        return [*stages, *readout, *updates.after_readout]
 
     def _backward(self) -> list[str]:
         updates, stages = self.updates, self._readout_stages()[1:]
         if updates is None:
             for k in reversed(range(self.model.num_layers)):
                 stages += [*self._own(f"latent_{k}_backward"), *self.track.backward(k)]
-            return [*stages, "embedding_backward", "edge_forces"]
+            return [*stages, "embedding_backward", "energies_and_forces"]
         for k in reversed(range(self.model.num_layers)):
             stages += [*updates.before_mlp_backward(k + 1), f"latent_{k}_backward", *self.track.backward(k)]
             stages += [*updates.before_environment_backward(k), f"environment_{k}_backward"]
-        return [*stages, *updates.before_mlp_backward(0), "embedding_backward", *updates.after, "edge_forces"]
+        return [*stages, *updates.before_mlp_backward(0), "embedding_backward", *updates.after, "energies_and_forces"]
 
     def _readout_stages(self) -> list[str]:
         """Forward and backward, or one that is both."""

@@ -23,6 +23,10 @@ ROW_BLOCK = 128
 ENERGY_LANES = 8
 """Threads that sum the energies of one centre's edges; the order of the sum follows from it."""
 
+JOINT_BLOCKS = 7
+"""Blocks of a `JointSpec` a multiprocessor should have registers for: 72 a thread, what its parts take by themselves.
+Left to itself the compiler takes fewer, and keeps some numbers in memory."""
+
 SCAN_BLOCK = 1024
 """Threads of the one block that scans a chunk's counts."""
 
@@ -155,7 +159,8 @@ def _entry_point(spec: KernelSpec | JointSpec, body: str) -> str:
         if kind.endswith("*"):
             kind = f"{kind} __restrict__" if name in spec.outputs else f"const {kind} __restrict__"
         parameters.append(f"{kind} {name}")
-    bounds = f"__launch_bounds__({spec.block})"
+    together = f", {JOINT_BLOCKS}" if isinstance(spec, JointSpec) else ""
+    bounds = f"__launch_bounds__({spec.block}{together})"
     return f'extern "C" __global__ void {bounds} {spec.name}({", ".join(parameters)}) {{\n{body}}}\n'
 
 

@@ -160,8 +160,8 @@ def prepare(folder: Path, architectures: list[str], upstream_python: str | None,
     _expect_water(expected)
     _expect_alloy(expected, benchmark_model("many_types"))
     _expect_zoo(expected, cubins, architectures)
-    for model_name, tiling in tiles.cases():
-        with tiles.tiled(tiling):
+    for model_name, variant in tiles.cases():
+        with variant.taken():
             _compile(cubins, [(benchmark_model(model_name), "mixed")], architectures)
     np.savez(folder / TRAJECTORY, **trajectory(benchmark_model("bundled"), device="cpu"))
     _relax_dhfr(folder)

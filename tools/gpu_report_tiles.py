@@ -31,8 +31,36 @@ class Tiling:
     def __str__(self) -> str:
         return "x".join(map(str, self.tile)) + (f"_{self.slabs[0]}x{self.slabs[1]}" if self.slabs else "")
 
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Layouts of float32 that are made meanwhile are tiled so, whatever their width."""
+        tiles = {4: tuple((width, self.tile) for width, _ in mlp_chain.TILES[4])}
+        slabs = {4: (self.slabs,)} if self.slabs else {}
+        with patch.dict(mlp_chain.TILES, tiles), patch.dict(mlp_chain.SLABS, slabs):
+            yield
 
-TRIED: dict[str, tuple[Tiling, ...]] = {
+
+@dataclass(frozen=True)
+class RowBlocks:
+    """units: the largest block of rows, in units of `probe.unit_rows` (2,048 on an H200)."""
+
+    units: int
+
+    def __str__(self) -> str:
+        return f"{self.units}_units"
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Wide models that are prepared meanwhile have no larger blocks."""
+        with patch.object(probe, "most_units", lambda multiprocessors: self.units):
+            yield
+
+
+Variant = Tiling | RowBlocks
+
+TRIED: dict[str, tuple[Variant, ...]] = {
+    "sc23": tuple(map(RowBlocks, (32, 16, 8, 4, 2))),
+    "sc23_legacy": tuple(map(RowBlocks, (32, 8, 4, 2))),
     "bundled": (
         Tiling((64, 4, 1)), Tiling((128, 4, 1)), Tiling((32, 2, 1)), Tiling((64, 4, 1), (16, 4)),
         Tiling((64, 4, 1), (32, 2)), Tiling((32, 2, 1), (16, 4)),
@@ -46,77 +74,27 @@ TRIED: dict[str, tuple[Tiling, ...]] = {
         Tiling((64, 2, 4), (32, 2)),
     ),
 }  # fmt: skip
-TRIED_BLOCKS: dict[str, tuple[int, ...]] = {"sc23": (32, 16, 8, 4, 2), "sc23_legacy": (32, 8, 4, 2)}
-"""Largest blocks of rows, in units of `probe.unit_rows` (2,048 on an H200)."""
+"""Of each model what the program takes (on an H200) first."""
 ATOMS = 24_000
 REPEATS = 5
 
 
-@contextmanager
-def tiled(tiling: Tiling) -> Iterator[None]:
-    """Layouts of float32 that are made meanwhile are tiled so, whatever their width."""
-    tiles = {4: tuple((width, tiling.tile) for width, _ in mlp_chain.TILES[4])}
-    with patch.dict(mlp_chain.TILES, tiles), patch.dict(mlp_chain.SLABS, {4: (tiling.slabs,)} if tiling.slabs else {}):
-        yield
+def cases() -> Iterator[tuple[str, Variant]]:
+    for model, variants in TRIED.items():
+        for variant in variants:
+            yield model, variant
 
 
-def cases() -> Iterator[tuple[str, Tiling]]:
-    for model, tilings in TRIED.items():
-        for tiling in tilings:
-            yield model, tiling
-
-
-def key(model: str, tiling: Tiling) -> str:
-    return f"tiles/{model}/{tiling}"
-
-
-@contextmanager
-def blocks_of(units: int) -> Iterator[None]:
-    """Wide models that are prepared meanwhile have blocks of at most so many units of rows."""
-    with patch.object(probe, "most_units", lambda multiprocessors: units):
-        yield
-
-
-def block_cases() -> Iterator[tuple[str, int]]:
-    for model, units in TRIED_BLOCKS.items():
-        for most in units:
-            yield model, most
-
-
-def block_key(model: str, units: int) -> str:
-    return f"tiles/{model}/{units}_units"
-
-
-def measure_blocks(gpu: Any, model: str, units: int) -> dict[str, Any]:
-    """An evaluation in `mixed`, and every kernel and product of it; the facts' description says the rows at a time."""
-    with blocks_of(units):
-        case = gpu.case(model, "mixed", ATOMS)
-        seconds = case.seconds(REPEATS)
-        return {
-            **case.facts,
-            "evaluation_seconds": seconds,
-            "median_seconds": float(np.median(seconds)),
-            "kernels": case.kernel_seconds(REPEATS),
-        }
-
-
-def measure(gpu: Any, model: str, tiling: Tiling) -> dict[str, Any]:
-    """An evaluation in `mixed`, and every MLP's kernel of it."""
-    with tiled(tiling):
+def measure(gpu: Any, model: str, variant: Variant) -> dict[str, Any]:
+    """An evaluation in `mixed`, and every kernel and product of it."""
+    with variant.taken():
         case = gpu.case(model, "mixed", ATOMS)
         seconds, kernels = case.seconds(REPEATS), case.kernel_seconds(REPEATS)
-    mlps = ("embedding", "latent", "readout")
-    return {
-        **case.facts,
-        "evaluation_seconds": seconds,
-        "median_seconds": float(np.median(seconds)),
-        "kernels": {name: values for name, values in kernels.items() if name.startswith(mlps)},
-    }
+    median = float(np.median(seconds))
+    return {**case.facts, "evaluation_seconds": seconds, "median_seconds": median, "kernels": kernels}
 
 
 def measurements(gpu: Any) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Everything of the phase by its key in the record."""
-    for wide, units in block_cases():
-        yield block_key(wide, units), partial(measure_blocks, gpu, wide, units)
-    for model, tiling in cases():
-        yield key(model, tiling), partial(measure, gpu, model, tiling)
+    for model, variant in cases():
+        yield f"tiles/{model}/{variant}", partial(measure, gpu, model, variant)

@@ -181,28 +181,24 @@ def test_the_sc23_model_is_what_it_claims():
     assert counts["legacy_weights"] == pytest.approx(7.85e6, rel=1e-3)
 
 
-@pytest.mark.parametrize(("model", "tiling"), list(gpu_report_tiles.cases()), ids=str)
-def test_other_tiles_are_possible_and_change_the_kernels(model, tiling):
-    usual = Layout(benchmark_model(model), "mixed")
-    with gpu_report_tiles.tiled(tiling):
+@pytest.mark.parametrize(("model", "variant"), list(gpu_report_tiles.cases()), ids=str)
+def test_other_tiles_and_blocks_are_possible_and_change_what_they_should(model, variant):
+    usual = Layout(benchmark_model(model), "mixed").source
+    with variant.taken():
         layout = Layout(benchmark_model(model), "mixed")
-        source = layout.source
-        found = gpu_report_tiles.measure(FakeGpu(), model, tiling)
-        assert layout.kernels["latent_0_forward"].block == 32 * tiling.tile[1] * tiling.tile[2]
+        source, rows = layout.source, probe.most_units(132)
+        found = gpu_report_tiles.measure(FakeGpu(), model, variant)
         assert max(kernel.shared_bytes for kernel in layout.kernels.values()) <= SHARED_BYTES
-    if tiling.slabs:
-        assert f"SLAB = {tiling.slabs[0]};" in source and f"STAGES = {tiling.slabs[1]};" in source
-    assert (source == usual.source) == (tiling == gpu_report_tiles.TRIED[model][0])
+    is_usual = variant == gpu_report_tiles.TRIED[model][0]
+    if isinstance(variant, gpu_report_tiles.RowBlocks):
+        assert source == usual and rows == variant.units
+        assert (rows == probe.most_units(132)) == is_usual
+    else:
+        assert (source == usual) == is_usual
+        assert layout.kernels["latent_0_forward"].block == 32 * variant.tile[1] * variant.tile[2]
+        if variant.slabs:
+            assert f"SLAB = {variant.slabs[0]};" in source and f"STAGES = {variant.slabs[1]};" in source
     assert found["median_seconds"] > 0.0
-
-
-@pytest.mark.parametrize(("model", "units"), list(gpu_report_tiles.block_cases()))
-def test_other_blocks_of_rows_are_possible(model, units):
-    with gpu_report_tiles.blocks_of(units):
-        assert probe.most_units(132) == units
-        found = gpu_report_tiles.measure_blocks(FakeGpu(), model, units)
-    assert found["median_seconds"] > 0.0
-    assert max(gpu_report_tiles.TRIED_BLOCKS[model]) == probe.most_units(132)  # what the program takes is among them
 
 
 def test_deviations_hold_each_precision_to_its_own_bounds():

@@ -139,7 +139,7 @@ def _downloaded(engine: Engine) -> Values:
 def _stages(engine: Engine, bound: list[tuple[Operation, Call]]) -> Iterator[tuple[str, list[Call]]]:
     """The calls of a chunk's operations in order, by stage; those before the first stage under an empty name."""
     layout, calls = engine.layout, iter(call for _, call in bound)
-    steps = mlp_stages(layout.dimensions, layout.shapes, layout._split(engine.plan.capacity, engine.blocks))
+    steps = mlp_stages(layout.dimensions, layout.shapes, layout.split(engine.plan.capacity, engine.blocks))
     yield "", list(islice(calls, 2))
     for stage in layout.stages():
         yield stage, list(islice(calls, len(steps.get(stage, (stage,)))))

@@ -133,7 +133,7 @@ class Layout:
         layers, components = model.num_layers, model.harmonic_components
         padded_components = -(-components // 4) * 4
         warps = max(1, center_header.lanes_of_center(model.num_tensor_features) // 32)
-        basis, largest = dimensions.radial, max(self._split(capacity, blocks))
+        basis, largest = dimensions.radial, max(self.split(capacity, blocks))
         edge: dict[str, tuple[tuple[int, ...], Any]] = {
             "edge_center": ((capacity,), np.int32),
             "edge_neighbor": ((capacity,), np.int32),
@@ -195,7 +195,7 @@ class Layout:
 
     def chunk_operations(self, capacity: int, max_centers: int, blocks: Blocks | None = None) -> tuple[Operation, ...]:
         """One chunk, from its edges to forces; blocks: see `plan`."""
-        mlps = mlp_header.mlp_stages(self.dimensions, self.shapes, self._split(capacity, blocks))
+        mlps = mlp_header.mlp_stages(self.dimensions, self.shapes, self.split(capacity, blocks))
         index = (Piece(name, 0, capacity) for name in ("scan_chunk", "fill_edges"))
         return (
             *(self._launch(piece, capacity, max_centers) for piece in index),
@@ -206,7 +206,8 @@ class Layout:
             ),
         )
 
-    def _split(self, capacity: int, blocks: Blocks | None) -> list[int]:
+    def split(self, capacity: int, blocks: Blocks | None) -> list[int]:
+        """Rows of each block of a chunk: those of one product each in wide models."""
         return [capacity] if self.fused or blocks is None else blocks.split(capacity)
 
     def stages(self) -> list[str]:
